@@ -1,0 +1,41 @@
+"""Mistakes that the person at the keyboard can mend.
+
+``train.py`` and ``eval.py`` print these as one line and exit with status 2; every other exception is a bug of ours and
+keeps its traceback. Each class is also a built-in exception, so that code in a notebook can catch what it expects.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Base of all errors whose message says what is wrong and how to mend it."""
+
+
+class ConfigError(UserError, ValueError):
+    """A setting, yaml file or combination of settings that cannot be used."""
+
+
+class UnknownNameError(UserError, LookupError):
+    """A name that no registry or configuration tree knows."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """Data or a checkpoint that is not where it was looked for."""
+
+
+class CorruptFileError(UserError):
+    """A file that is there and cannot be read, or does not fit."""
+
+
+class TrainingError(UserError, RuntimeError):
+    """Training that cannot go on, such as a loss that is not finite."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'DKD'?"`` for the nearest of ``known``, or an empty string when nothing is near."""
+    spelling = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), spelling, n=1)
+    return f"; did you mean '{spelling[near[0]]}'?" if near else ""

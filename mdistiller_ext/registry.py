@@ -1,0 +1,90 @@
+"""Name -> class, filled by decorators.
+
+A registry imports the folder that holds its entries the first time it is asked for one, so a new method is one new file:
+no list of imports is edited. This room knows nothing of what is registered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from .errors import UnknownNameError, did_you_mean
+
+Entry = TypeVar("Entry", bound=Callable[..., Any])
+
+
+class Registry:
+    """Named classes or functions of one kind.
+
+    Args:
+        kind: what an entry is, for messages ("distiller").
+        package: the folder, as a module path, whose modules register the entries.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._entries: dict[str, Any] = {}
+        self._imported = False
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator that files a class or function under ``name``; a name can be taken once (ValueError)."""
+
+        def add(entry: Entry) -> Entry:
+            taken = self._entries.get(name)
+            if taken is not None and _where(taken) != _where(entry):
+                raise ValueError(f"{self.kind} '{name}' is already registered by {_where(taken)}")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def get(self, name: str) -> Any:
+        """The entry called ``name``. Raises UnknownNameError with the nearest known name."""
+        self._import_entries()
+        if name not in self._entries:
+            near = did_you_mean(name, self._entries)
+            raise UnknownNameError(f"unknown {self.kind} '{name}'{near or '.'} Known: {', '.join(self)}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._import_entries()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._import_entries()
+        return iter(sorted(self._entries))
+
+    def _import_entries(self) -> None:
+        if self._imported:
+            return
+        self._imported = True  # set first: the modules below may ask this registry
+        package = importlib.import_module(self._package)
+        for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
+            importlib.import_module(module.name)
+
+
+def _where(entry: Any) -> str:
+    return f"{entry.__module__}.{entry.__qualname__}"
+
+
+DISTILLERS = Registry("distiller", "mdistiller_ext.distillers")
+TRAINERS = Registry("trainer", "mdistiller_ext.trainers")
+MODELS = Registry("model", "mdistiller_ext.models")
+DATASETS = Registry("data set", "mdistiller_ext.data")
+
+register_distiller = DISTILLERS.register
+register_trainer = TRAINERS.register
+register_dataset = DATASETS.register
+
+
+def register_model(name: str, *, zoo: str = "cifar100") -> Callable[[Entry], Entry]:
+    """Register a function ``(num_classes: int) -> nn.Module`` as architecture ``name`` of a zoo.
+
+    A zoo holds the architectures made for one image size: ``cifar100`` (32x32), ``tiny_imagenet`` (64x64) and
+    ``imagenet`` (224x224). Every data set names the zoo that fits its images.
+    """
+    return MODELS.register(f"{zoo}/{name}")
