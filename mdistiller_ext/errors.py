@@ -7,7 +7,8 @@ keeps its traceback. Each class is also a built-in exception, so that code in a 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -39,3 +40,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     spelling = {k.lower(): k for k in known}
     near = difflib.get_close_matches(name.lower(), spelling, n=1)
     return f"; did you mean '{spelling[near[0]]}'?" if near else ""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a program's ``main``: a UserError becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)  # what a shell reports of a program ended by Ctrl-C

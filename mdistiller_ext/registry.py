@@ -1,6 +1,7 @@
 """Name -> class, filled by decorators.
 
-A registry imports the folder that holds its entries the first time it is asked for one, so a new method is one new file:
+A registry imports the folder that holds its entries the first time it is asked for one, so a new method is one new
+file:
 no list of imports is edited. This room knows nothing of what is registered.
 """
 

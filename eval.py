@@ -1,0 +1,64 @@
+"""Evaluate a network on a test set, with mdistiller's flags::
+
+python eval.py -c output/glyphs/deepkd,res20,res8                    # a run folder: its best student
+python eval.py -m resnet8x4 -c path/to/student_best -d cifar100      # a checkpoint
+python eval.py -m resnet20 -c pretrain -d glyphs                     # a teacher, from where teachers are kept
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mdistiller_ext import checkpoint
+from mdistiller_ext.build import choose_device, load_plugin, teacher_path
+from mdistiller_ext.config import load_config
+from mdistiller_ext.data import create_loaders
+from mdistiller_ext.errors import ConfigError, run_command
+from mdistiller_ext.evaluate import evaluate
+from mdistiller_ext.models import create_model
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", help="architecture; a run folder knows its own")
+    parser.add_argument("-c", "--ckpt", default="pretrain", help="checkpoint, run folder, or 'pretrain' for the teacher's")
+    parser.add_argument("-d", "--dataset", help="data set; cifar100 or the run folder's by default")
+    parser.add_argument("-bs", "--batch-size", type=int, default=64)
+    parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="your own models or data sets")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings, such as DATASET.ROOT /data DATASET.LIMIT 1000")
+    return parser.parse_intermixed_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    for plugin in arguments.plugin:
+        load_plugin(plugin)
+    run = Path(arguments.ckpt)
+    config = load_config(run / "config.yaml" if run.is_dir() else None, arguments.opts)
+    model_name = arguments.model or (config.DISTILLER.STUDENT if run.is_dir() else None)
+    if model_name is None:
+        raise ConfigError("which architecture? Name it with -m, such as -m resnet8x4; a run folder (-c) knows its own")
+    dataset = arguments.dataset or config.DATASET.TYPE
+
+    model = create_model(model_name, dataset=dataset)
+    if arguments.ckpt == "pretrain":
+        run = teacher_path(load_config(None, ["DISTILLER.TEACHER", model_name, "DATASET.TYPE", dataset]))
+    checkpoint.load_weights(model, run)
+    device = choose_device(config.SOLVER.DEVICE)
+    _, loader = create_loaders(
+        dataset,
+        root=config.DATASET.ROOT,
+        batch_size=arguments.batch_size,
+        test_batch_size=arguments.batch_size,
+        limit=config.DATASET.LIMIT,
+        device=device,
+    )
+    result = evaluate(model.to(device), loader)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{model_name} ({parameters:,} parameters) from {run} on the {loader.num_images:,} test images of {dataset}:")
+    print(f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  loss {result['loss']:.4f}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,183 @@
+"""Config -> objects: the only file that sees everything. It also decides where a run lives and how it is resumed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from . import checkpoint
+from .config import differences, hyper_parameters, solver_arguments, stream_options
+from .data import create_loaders
+from .distillers import create_distiller
+from .errors import ConfigError, MissingFileError
+from .logger import RunLogger
+from .models import create_model
+from .registry import DATASETS, DISTILLERS, TRAINERS
+from .trainers import BaseTrainer
+
+# Settings that may change between a run and its continuation: they do not change what is computed.
+_MAY_CHANGE = ("LOG.", "DATASET.ROOT", "DATASET.NUM_WORKERS")
+
+
+def load_plugin(path: str) -> None:
+    """Run the user's file, so that what it registers is known. Only ever called with a file that the user named."""
+    file = Path(path)
+    if not file.is_file():
+        raise MissingFileError(f"plugin not found: {file.absolute()}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"plugin {file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto``: CUDA, else MPS, else the CPU; any other name is torch's."""
+    if name != "auto":
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"SOLVER.DEVICE {name} cannot be used: {str(error).splitlines()[0]}") from error
+        return device
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def teacher_path(config: CfgNode) -> Path:
+    """The teacher's checkpoint: DISTILLER.TEACHER_CKPT, or where the data set keeps its teachers.
+
+    Raises MissingFileError that says where it was looked for and how to get one.
+    """
+    name, dataset = config.DISTILLER.TEACHER, DATASETS.get(config.DATASET.TYPE)
+    asked = config.DISTILLER.TEACHER_CKPT
+    path = Path(asked or dataset.teachers.format(model=name) or f"teachers/{config.DATASET.TYPE}/{name}.pth")
+    weights = path / "student_best" if path.is_dir() else path
+    if weights.is_file():
+        return weights
+    recipe = Path("configs") / config.DATASET.TYPE / "teachers" / f"{name}.yaml"
+    train = (
+        f"python train.py --cfg {recipe}"
+        if recipe.is_file()
+        else f"python train.py DATASET.TYPE {config.DATASET.TYPE} DISTILLER.TYPE NONE DISTILLER.STUDENT {name}"
+    )
+    hint = f" To get it: {dataset.teachers_hint.format(model=name)}." if dataset.teachers_hint else ""
+    raise MissingFileError(
+        f"no checkpoint of teacher '{name}' for {config.DATASET.TYPE}: looked for {weights.absolute()}.{hint} "
+        f"To train it: {train}, then name its run folder by DISTILLER.TEACHER_CKPT"
+    )
+
+
+def load_teacher(config: CfgNode) -> nn.Module:
+    """The teacher with its weights, on the CPU."""
+    path = teacher_path(config)
+    teacher = create_model(config.DISTILLER.TEACHER, dataset=config.DATASET.TYPE)
+    checkpoint.load_weights(teacher, path)
+    return teacher
+
+
+def run_folder(config: CfgNode) -> Path:
+    """``<LOG.PREFIX>/<PROJECT>/<NAME>``, the last two made fit to be file names."""
+    return Path(config.LOG.PREFIX) / _file_name(config.EXPERIMENT.PROJECT) / _file_name(config.EXPERIMENT.NAME)
+
+
+def _file_name(text: str) -> str:
+    """Text as the name of one file: nothing that leads out of the folder, no more than 200 bytes."""
+    name = re.sub(r"[^\w.,:=+\-\[\]]+", "_", text).strip("_").encode()[:200].decode(errors="ignore")
+    return name.lstrip(".") or "default"
+
+
+def prepare_folder(folder: Path, config: CfgNode, *, resume: bool) -> dict[str, Any] | None:
+    """Make the run folder ready; returns the checkpoint to go on from, if any.
+
+    An earlier run in the folder is moved aside, never overwritten. Raises ConfigError when a resumed run's settings differ.
+    """
+    latest = folder / "latest"
+    if resume:
+        if not latest.is_file():
+            raise MissingFileError(f"nothing to resume: no checkpoint {latest.absolute()}. Start the run without --resume")
+        state: dict[str, Any] = checkpoint.load(latest)
+        changed = differences(state["config"], config.dump(), _MAY_CHANGE)
+        if changed:
+            raise ConfigError(
+                f"the run in {folder} was started with other settings ({'; '.join(changed)}). "
+                f"Resume it with --cfg {folder / 'config.yaml'}, or start a new run"
+            )
+        return state
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            aside = next(p for n in range(1, 10_000) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
+            folder.rename(aside)
+            print(f"an earlier run is kept as {aside}")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the run folder {folder} cannot be made: {error.strerror}") from error
+    checkpoint.write_atomically(folder / "config.yaml", config.dump().encode())
+    return None
+
+
+def _place(model: nn.Module, device: torch.device) -> nn.Module:
+    """On the device, in the memory layout in which CPUs and tensor cores convolve fastest; it changes no result."""
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool = False) -> BaseTrainer:
+    """All objects of a run, on their device, ready to ``train()``.
+
+    Args:
+        folder: run folder (see run_folder); None keeps and logs nothing.
+        resume: go on from the folder's ``latest``.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("training on several processes (torchrun) is not supported yet; run one process")
+    needs_teacher = DISTILLERS.get(config.DISTILLER.TYPE).needs_teacher
+    if needs_teacher:
+        teacher_path(config)  # found missing before data are fetched
+    device = choose_device(config.SOLVER.DEVICE)
+    torch.manual_seed(config.EXPERIMENT.SEED)
+    student = _place(create_model(config.DISTILLER.STUDENT, dataset=config.DATASET.TYPE), device)
+    teacher = _place(load_teacher(config), device) if needs_teacher else None
+    train_loader, test_loader = create_loaders(
+        config.DATASET.TYPE,
+        root=config.DATASET.ROOT,
+        batch_size=config.SOLVER.BATCH_SIZE,
+        test_batch_size=config.DATASET.TEST.BATCH_SIZE,
+        limit=config.DATASET.LIMIT,
+        seed=config.EXPERIMENT.SEED,
+        device=device,
+    )
+    distiller = create_distiller(config.DISTILLER.TYPE, student, teacher, **hyper_parameters(config, config.DISTILLER.TYPE)).to(
+        device
+    )
+    trainer: BaseTrainer = TRAINERS.get(config.SOLVER.TRAINER)(
+        distiller,
+        train_loader,
+        test_loader,
+        **solver_arguments(config),
+        save_checkpoint_freq=config.LOG.SAVE_CHECKPOINT_FREQ,
+        folder=folder,
+        config=config.dump(),
+        stream_options=stream_options(config, config.SOLVER.TRAINER),
+    )
+    if folder is not None:
+        state = prepare_folder(folder, config, resume=resume)
+        if state is not None:
+            trainer.load_state_dict(state)
+        trainer.logger = RunLogger(
+            folder,
+            title=folder.name,
+            first_epoch=trainer.epoch + 1,
+            wandb_project=config.EXPERIMENT.PROJECT if config.LOG.WANDB else None,
+            settings=config,
+        )
+    return trainer

@@ -1,0 +1,280 @@
+"""The configuration: declared defaults in one yacs tree, yaml files over it, overrides over those, checked and frozen.
+
+Spelling is mdistiller's. A method's settings are the keyword-only arguments of its class, a trainer's those of its
+``streams``: this room reads the signatures, so a new method needs no line here. No room below is handed a config node.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from .errors import ConfigError, UnknownNameError, did_you_mean
+from .registry import DISTILLERS, TRAINERS
+from .trainers.base import BaseTrainer
+
+# Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
+_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "merge", "stream_options"}
+
+
+def default_config() -> CfgNode:
+    """Every setting with its default, those of all registered methods and trainers included."""
+    tree: dict[str, Any] = {
+        "EXPERIMENT": {
+            "PROJECT": "distill",
+            "NAME": "",  # of the run folder; TAG and the command-line overrides by default
+            "TAG": "default",
+            "SEED": 0,
+        },
+        "DATASET": {
+            "TYPE": "cifar100",
+            "ROOT": "./data",
+            "LIMIT": 0,  # keep this many training and test images; 0 keeps all
+            "NUM_WORKERS": 2,  # for data sets that do not fit in memory
+            "TEST": {"BATCH_SIZE": 64},
+        },
+        "DISTILLER": {
+            "TYPE": "NONE",
+            "TEACHER": "ResNet50",
+            "STUDENT": "resnet32",
+            "TEACHER_CKPT": "",  # a checkpoint or run folder; where the data set keeps its teachers by default
+        },
+        "SOLVER": {
+            "TRAINER": "base",
+            "TYPE": "SGD",
+            "BATCH_SIZE": 64,
+            "DEVICE": "auto",  # cuda or mps where there is one, else cpu
+            **_settings(BaseTrainer.__init__, skip=_NOT_SETTINGS),
+        },
+        "LOG": {
+            "PREFIX": "./output",
+            "SAVE_CHECKPOINT_FREQ": 40,  # epochs between kept checkpoints; 0 keeps only latest and best
+            "TENSORBOARD_FREQ": 500,  # upstream's; scalars are written once an epoch here
+            "WANDB": False,
+        },
+    }
+    for name in TRAINERS:
+        options = _settings(TRAINERS.get(name).streams)
+        if options:
+            tree["SOLVER"][name.upper()] = options
+    for name in DISTILLERS:
+        distiller = DISTILLERS.get(name)
+        tree[name] = _settings(distiller.__init__, spelling=distiller.config_keys)
+    return CfgNode(tree)
+
+
+def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> CfgNode:
+    """The configuration of a yaml file, frozen. An empty EXPERIMENT.NAME becomes TAG and the overrides, as in mdistiller.
+
+    Args:
+        path: yaml file, or None for the defaults; a ``_BASE_`` key names files (relative to it) that it builds on.
+        overrides: ``["SOLVER.LR", "0.1", ...]``, over the file.
+
+    Raises ConfigError for a missing or unreadable file or a value of the wrong type, UnknownNameError for an unknown key or
+    name; both say the nearest known one.
+    """
+    config = default_config()
+    if path is not None:
+        _merge(config, _read_yaml(Path(path)), where=str(path))
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides come in pairs, KEY VALUE; '{overrides[-1]}' has no partner")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        _merge(config, _nested(key, _parse(value)), where="the command line")
+    _check(config)
+    if not config.EXPERIMENT.NAME:
+        config.EXPERIMENT.NAME = _experiment_name(config.EXPERIMENT.TAG, overrides)
+    config.freeze()
+    return config
+
+
+def hyper_parameters(config: CfgNode, name: str) -> dict[str, Any]:
+    """The keyword arguments of distiller ``name`` as configured."""
+    distiller = DISTILLERS.get(name)
+    return _arguments(config[name], distiller.__init__, distiller.config_keys)
+
+
+def stream_options(config: CfgNode, name: str) -> dict[str, Any]:
+    """The keyword arguments of trainer ``name``'s streams as configured."""
+    streams = TRAINERS.get(name).streams
+    return _arguments(config.SOLVER.get(name.upper(), CfgNode()), streams, {})
+
+
+def solver_arguments(config: CfgNode) -> dict[str, Any]:
+    """The keyword arguments that every trainer takes, as configured."""
+    keywords = _keyword_only(BaseTrainer.__init__)
+    return {k: config.SOLVER[k.upper()] for k in keywords if k not in _NOT_SETTINGS}
+
+
+def differences(old: str, new: str, ignore: Sequence[str] = ()) -> list[str]:
+    """Settings that differ between two dumped configurations, as ``KEY: old -> new``."""
+    a, b = (_flat(yaml.safe_load(text)) for text in (old, new))
+    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and not k.startswith(tuple(ignore)))
+    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in keys]
+
+
+# ---- signatures ---------------------------------------------------------------------------------------------------
+
+
+def _keyword_only(function: Any) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _settings(function: Any, *, skip: Collection[str] = (), spelling: dict[str, str] | None = None) -> dict[str, Any]:
+    """Keyword-only arguments of a function as a tree of settings with their defaults."""
+    tree: dict[str, Any] = {}
+    for name, parameter in _keyword_only(function).items():
+        if name in skip:
+            continue
+        if parameter.default is inspect.Parameter.empty:
+            raise ConfigError(f"{function.__qualname__}: argument '{name}' needs a default to become a setting")
+        default = parameter.default
+        node = tree
+        *parents, leaf = (spelling or {}).get(name, name.upper()).split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = list(default) if isinstance(default, tuple) else default
+    return tree
+
+
+def _arguments(node: CfgNode, function: Any, spelling: dict[str, str]) -> dict[str, Any]:
+    arguments = {}
+    for name in _keyword_only(function):
+        value: Any = node
+        for key in spelling.get(name, name.upper()).split("."):
+            value = value[key]
+        arguments[name] = value
+    return arguments
+
+
+# ---- reading and merging ------------------------------------------------------------------------------------------
+
+
+def _read_yaml(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A yaml file over those that its ``_BASE_`` names."""
+    if path.resolve() in children:
+        raise ConfigError(f"{path}: _BASE_ leads back to itself")
+    if not path.is_file():
+        raise ConfigError(f"config file not found: {path}{_near_file(path)}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not readable yaml: {' '.join(str(error).split())}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold settings, KEY: value, not a {type(content).__name__}")
+    bases = content.pop("_BASE_", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        _overlay(merged, _read_yaml(path.parent / base, (*children, path.resolve())))
+    _overlay(merged, content)
+    return merged
+
+
+def _near_file(path: Path) -> str:
+    """A hint at existing yaml files, for a path that is not one."""
+    folder = path.parent
+    while not folder.is_dir():
+        folder = folder.parent
+    files = [str(file) for file in sorted(folder.rglob("*.yaml"))[:2000]]
+    near = difflib.get_close_matches(str(path), files, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _overlay(into: dict[str, Any], over: dict[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _overlay(into[key], value)
+        else:
+            into[key] = value
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    tree: dict[str, Any] = value
+    return tree
+
+
+def _parse(text: str) -> Any:
+    """A command-line value as Python or, like in the files, yaml reads it; anything else is text."""
+    for parse in (ast.literal_eval, yaml.safe_load):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, yaml.YAMLError):
+            pass
+    return text
+
+
+def _experiment_name(tag: str, overrides: Sequence[str]) -> str:
+    """TAG and what was overridden, but for where the run goes."""
+    elsewhere = ("LOG.", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG")
+    pairs = zip(overrides[::2], overrides[1::2], strict=True)
+    return ",".join([tag, *(f"{key}:{value}" for key, value in pairs if not key.startswith(elsewhere))])
+
+
+def _merge(config: CfgNode, settings: dict[str, Any], where: str, prefix: str = "") -> None:
+    """Put settings into the tree, each checked against the default it replaces."""
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if key not in config:
+            known = [f"{prefix}{k}" for k in config] or _flat(default_config())
+            near = did_you_mean(name, known) or did_you_mean(name, _flat(default_config()))
+            raise UnknownNameError(f"unknown setting {name} in {where}{near or '.'} Known here: {', '.join(known)}")
+        default = config[key]
+        if isinstance(default, CfgNode):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{name} in {where} is a group of settings ({', '.join(default)}), not {value!r}")
+            _merge(default, value, where, f"{name}.")
+        else:
+            config[key] = _coerce(default, value, name, where)
+
+
+def _coerce(default: Any, value: Any, name: str, where: str) -> Any:
+    """The value as the default's type: an int may stand for a float, and a list for a list. Else ConfigError."""
+    if isinstance(default, float):
+        try:
+            if not isinstance(value, bool) and isinstance(value, int | float | str):
+                return float(value)  # a str: yaml 1.1 reads 1e-3 as text
+        except ValueError:
+            pass
+    elif isinstance(default, str) and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # such as EXPERIMENT.TAG 3
+    elif isinstance(default, list) and isinstance(value, list | tuple):
+        return [_coerce(default[0], item, f"{name}[{i}]", where) if default else item for i, item in enumerate(value)]
+    elif type(value) is type(default):
+        return value
+    raise ConfigError(f"{name} in {where} must be {_kind(default)}, not {value!r} ({_kind(value)})")
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a group"}
+    return kinds.get(type(value), "nothing" if value is None else type(value).__name__)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _check(config: CfgNode) -> None:
+    """Names and values that no later stage would explain as well."""
+    DISTILLERS.get(config.DISTILLER.TYPE)
+    TRAINERS.get(config.SOLVER.TRAINER)
+    if config.SOLVER.TYPE != "SGD":
+        raise ConfigError(f"SOLVER.TYPE must be SGD (DOT and DeepKD are rules about SGD's momentum), not {config.SOLVER.TYPE}")
+    for key in ("SOLVER.BATCH_SIZE", "DATASET.TEST.BATCH_SIZE", "SOLVER.EPOCHS"):
+        value = _flat(config)[key]
+        if value < 1:
+            raise ConfigError(f"{key} must be at least 1, not {value}")

@@ -1,0 +1,159 @@
+"""What every method shares: running student and teacher, checking their outputs once, knowing which weights are whose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..losses import standardize
+
+ROLES = ("task", "target", "nontarget", "kd")
+
+
+class Output(NamedTuple):
+    """What a model of the zoo returns: logits ``[N, C]`` and its features by name."""
+
+    logits: Tensor
+    features: dict[str, Any]
+
+
+class Progress:
+    """Where training is: ``epoch`` (1-based), ``epochs`` and ``fraction = epoch / epochs``.
+
+    What changes from epoch to epoch is a 0-d tensor on the training device, so that a step reads it without
+    synchronising and one captured step serves the whole run.
+    """
+
+    def __init__(self, epoch: int, epochs: int, device: torch.device | str = "cpu") -> None:
+        # float64 keeps weights such as 1/20 exact to the last digit of a float64 loss; MPS has no float64.
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        self.epoch = torch.tensor(float(epoch), dtype=dtype, device=device)
+        self.epochs = epochs
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
+
+    @property
+    def fraction(self) -> Tensor:
+        return self.epoch / self.epochs
+
+
+def warm_up(progress: Progress, epochs: int) -> Tensor:
+    """mdistiller's linear warm-up of a loss weight, ``min(epoch / epochs, 1)``: 1 / epochs in the first epoch; 0 is none."""
+    return (progress.epoch / epochs).clamp(max=1.0)
+
+
+def paired_logits(student: Output, teacher: Output, *, standardized: bool) -> tuple[Tensor, Tensor]:
+    """The logits of both, z-scored by sample where logit standardisation (CVPR 2024) is asked for."""
+    if standardized:
+        return standardize(student.logits), standardize(teacher.logits)
+    return student.logits, teacher.logits
+
+
+class Distiller(nn.Module):
+    """A student, a frozen teacher and the losses between them.
+
+    A method overrides :meth:`losses`. The keyword-only arguments of its ``__init__`` are its hyper-parameters, and become
+    settings ``METHOD.ARGUMENT`` with the same defaults. Layers of its own, if any, are trained with the student.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+    # Spelling of settings that differs from the argument's name in capitals, such as {"ce_weight": "LOSS.CE_WEIGHT"}.
+    config_keys: ClassVar[dict[str, str]] = {}
+    # The students of how many last epochs are averaged at the end of training; 0 is none.
+    average_last: int = 0
+
+    def __init__(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        super().__init__()
+        if teacher is None and self.needs_teacher:
+            raise ConfigError(f"{type(self).__name__} needs a teacher")
+        self.student = student
+        self.teacher = teacher
+        self._checked = False
+        if teacher is not None:
+            teacher.requires_grad_(False).eval()
+
+    def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
+        """The loss components by ``role/name``: scalars, already weighted; their sum is the whole loss.
+
+        Roles: ``task`` (labels), ``target`` and ``nontarget`` (the two parts of a decoupled KD) and ``kd`` (any other
+        knowledge of the teacher).
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, labels: Tensor, progress: Progress) -> tuple[Output, dict[str, Tensor]]:
+        """Images ``[N, 3, H, W]``, labels ``[N]`` -> the student's output and the loss components."""
+        student = Output(*self.student(images))
+        # Without a teacher the student stands in: losses() of such a method does not look at it.
+        teacher = student
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher = Output(*self.teacher(images))
+        if not self._checked:
+            self._check_outputs(student, teacher, labels)
+        losses = self.losses(student, teacher, labels, progress)
+        if not self._checked:
+            self._check_losses(losses)
+            self._checked = True
+        return student, losses
+
+    def _check_outputs(self, student: Output, teacher: Output, labels: Tensor) -> None:
+        for who, output in (("student", student), ("teacher", teacher)):
+            if output.logits.ndim != 2 or len(output.logits) != len(labels):
+                shape = list(output.logits.shape)
+                raise ConfigError(f"the {who} must return logits [N, C] with N = {len(labels)}, not {shape}")
+        if student.logits.shape != teacher.logits.shape:
+            raise ConfigError(
+                f"the student has {student.logits.shape[1]} classes and the teacher {teacher.logits.shape[1]}; they must agree"
+            )
+
+    def _check_losses(self, losses: dict[str, Tensor]) -> None:
+        name = type(self).__name__
+        if not losses:
+            raise ConfigError(f"{name}.losses() returned no component")
+        for key, value in losses.items():
+            if key.split("/")[0] not in ROLES or key.count("/") != 1 or key.endswith("/"):
+                raise ConfigError(
+                    f"{name}.losses() returned '{key}'; components are named role/name, role one of {', '.join(ROLES)}"
+                )
+            if not isinstance(value, Tensor) or value.ndim != 0:
+                shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ConfigError(f"{name}.losses()['{key}'] must be a scalar tensor, not {shape}")
+
+    def component_names(self, image_shape: tuple[int, int, int]) -> list[str]:
+        """The components this method returns, found by trying it on two black images ``[3, H, W]`` in eval mode."""
+        weight = next(self.student.parameters())
+        images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)
+        labels = torch.zeros(2, dtype=torch.long, device=weight.device)
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            _, losses = self(images, labels, Progress(1, 1, weight.device))
+        self.train(training)
+        return list(losses)
+
+    def train(self, mode: bool = True) -> Distiller:
+        """Set the student's mode; the teacher stays in eval mode always."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def learnable_parameters(self) -> Iterator[nn.Parameter]:
+        """The student's parameters and those of the method's own layers."""
+        return (p for name, p in self.named_parameters() if not name.startswith("teacher."))
+
+    def own_state_dict(self) -> dict[str, Tensor]:
+        """State of the method's own layers: neither the student's nor the teacher's."""
+        return {k: v for k, v in self.state_dict().items() if k.split(".")[0] not in ("student", "teacher")}
+
+    def load_own_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Load what :meth:`own_state_dict` gave. Raises ConfigError when the entries differ."""
+        own = self.own_state_dict()
+        if set(own) != set(state):
+            raise ConfigError(f"{type(self).__name__} has layers {sorted(own)}, the checkpoint {sorted(state)}")
+        self.load_state_dict(state, strict=False)

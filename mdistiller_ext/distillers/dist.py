@@ -1,0 +1,39 @@
+"""DIST: Knowledge Distillation from A Stronger Teacher. Huang et al., NeurIPS 2022, https://arxiv.org/abs/2205.10536"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..losses import dist_parts
+from ..registry import register_distiller
+from .base import Distiller, Output, Progress
+
+
+@register_distiller("DIST")
+class DIST(Distiller):
+    """``ce_weight * CE + beta * inter + gamma * intra``: the teacher's relations between classes and between samples."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        ce_weight: float = 1.0,
+        beta: float = 2.0,
+        gamma: float = 2.0,
+        t: float = 4.0,
+    ) -> None:
+        super().__init__(student, teacher)
+        self.ce_weight = ce_weight
+        self.beta = beta
+        self.gamma = gamma
+        self.t = t
+
+    def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
+        inter, intra = dist_parts(student.logits, teacher.logits, temperature=self.t)
+        return {
+            "task/ce": self.ce_weight * F.cross_entropy(student.logits, labels),
+            "kd/inter": self.beta * inter,
+            "kd/intra": self.gamma * intra,
+        }

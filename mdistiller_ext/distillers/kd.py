@@ -1,0 +1,49 @@
+"""KD: Distilling the Knowledge in a Neural Network. Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..losses import non_target_mass, tckd_nckd
+from ..registry import register_distiller
+from .base import Distiller, Output, Progress, paired_logits
+
+
+@register_distiller("KD")
+class KD(Distiller):
+    """``ce_weight * CE + kd_weight * T^2 KL(teacher || student)``, the KL in the two parts that add up to it exactly.
+
+    The parts, TCKD and (1 - p_t) NCKD by sample (DKD, CVPR 2022, eq. 6), let the DeepKD trainer separate them; any other
+    trainer adds them and trains with the KL itself. ``standardize=True`` is LSKD (CVPR 2024).
+    """
+
+    config_keys: ClassVar[dict[str, str]] = {"ce_weight": "LOSS.CE_WEIGHT", "kd_weight": "LOSS.KD_WEIGHT"}
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        temperature: float = 4.0,
+        ce_weight: float = 0.1,
+        kd_weight: float = 0.9,
+        standardize: bool = False,
+    ) -> None:
+        super().__init__(student, teacher)
+        self.temperature = temperature
+        self.ce_weight = ce_weight
+        self.kd_weight = kd_weight
+        self.standardize = standardize
+
+    def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
+        s, t = paired_logits(student, teacher, standardized=self.standardize)
+        tckd, nckd = tckd_nckd(s, t, labels, temperature=self.temperature)
+        non_target = non_target_mass(t, labels, temperature=self.temperature)
+        return {
+            "task/ce": self.ce_weight * F.cross_entropy(student.logits, labels),
+            "target/tckd": self.kd_weight * tckd.mean(),
+            "nontarget/nckd": self.kd_weight * (non_target * nckd).mean(),
+        }

@@ -1,0 +1,19 @@
+"""No distillation: the student learns from the labels. The baseline, and how teachers are trained."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..registry import register_distiller
+from .base import Distiller, Output, Progress
+
+
+@register_distiller("NONE")
+class Vanilla(Distiller):
+    """Cross-entropy alone."""
+
+    needs_teacher = False
+
+    def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
+        return {"task/ce": F.cross_entropy(student.logits, labels)}

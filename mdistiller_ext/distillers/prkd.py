@@ -1,0 +1,76 @@
+"""PRKD: Progressively Relaxed Knowledge Distillation. Gu, Jin and Li, IJCNN 2024,
+https://ieeexplore.ieee.org/document/10650544
+
+No code was released and the paper's settings could not be consulted: every default below is ours.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..losses import Correlation, PRKDVariant, prkd_parts
+from ..registry import register_distiller
+from .base import Distiller, Output, Progress
+
+
+@register_distiller("PRKD")
+class PRKD(Distiller):
+    """``ce_weight * CE + kd_weight * (relaxing KL + growing correlation)``, and an average of the last students.
+
+    Args:
+        t, final_t: the temperature falls linearly from one to the other over training.
+        variant: ``prkd_a`` (temperature only), ``prkd_b`` (KL fades to correlation) or ``prkd`` (both).
+        correlation: Pearson distance by sample (``inter``), or by sample and by class (``inter+intra``).
+        t_squared: both terms carry the squared temperature.
+        first_epoch: whether the first epoch counts as e = 1 (the last one is then all correlation) or e = 0.
+        average_last: average the students after the last I epochs, as ``student_average``; 0 is none.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        ce_weight: float = 1.0,
+        kd_weight: float = 1.0,
+        t: float = 4.0,
+        final_t: float = 1.0,
+        variant: PRKDVariant = "prkd",
+        correlation: Correlation = "inter",
+        t_squared: bool = True,
+        first_epoch: int = 1,
+        average_last: int = 10,
+    ) -> None:
+        super().__init__(student, teacher)
+        if first_epoch not in (0, 1):
+            raise ConfigError(f"PRKD.FIRST_EPOCH must be 0 or 1, not {first_epoch}")
+        if average_last < 0:
+            raise ConfigError(f"PRKD.AVERAGE_LAST must not be negative, got {average_last}")
+        self.ce_weight = ce_weight
+        self.kd_weight = kd_weight
+        self.t = t
+        self.final_t = final_t
+        self.variant: PRKDVariant = variant
+        self.correlation: Correlation = correlation
+        self.t_squared = t_squared
+        self.first_epoch = first_epoch
+        self.average_last = average_last
+
+    def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
+        kl, correlation = prkd_parts(
+            student.logits,
+            teacher.logits,
+            fraction=progress.fraction - (1 - self.first_epoch) / progress.epochs,
+            temperature=self.t,
+            final_temperature=self.final_t,
+            variant=self.variant,
+            correlation=self.correlation,
+            t_squared=self.t_squared,
+        )
+        return {
+            "task/ce": self.ce_weight * F.cross_entropy(student.logits, labels),
+            "kd/kl": self.kd_weight * kl,
+            "kd/correlation": self.kd_weight * correlation,
+        }

@@ -1,0 +1,31 @@
+"""Model and loader -> top-1, top-5 (percent) and cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .meters import Averages, top_k_accuracy
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """``{"top1", "top5", "loss"}`` of a zoo model over all batches; the model's mode is left as it was."""
+    training = model.training
+    model.eval()
+    averages = Averages()
+    for images, labels in loader:
+        logits, _ = model(images)
+        averages.update(
+            {
+                "top1": top_k_accuracy(logits, labels, 1),
+                "top5": top_k_accuracy(logits, labels, 5),
+                "loss": F.cross_entropy(logits, labels),
+            },
+            len(labels),
+        )
+    model.train(training)
+    return averages.read()

@@ -1,0 +1,152 @@
+"""ComponentSGD: SGD that keeps one momentum buffer per named stream of gradients.
+
+One stream is ``torch.optim.SGD``; two are DOT (ICCV 2023), three are DeepKD (arXiv 2505.15133). What a stream carries is the
+caller's business. ::
+
+    optimizer = ComponentSGD(model.parameters(), lr=0.05, momentum={"task": 0.825, "kd": 0.975}, decay_on="task")
+    kd_loss.backward(retain_graph=True)
+    optimizer.absorb("kd")      # v_kd <- m_kd v_kd + g, and .grad is cleared
+    task_loss.backward()
+    optimizer.absorb("task")
+    optimizer.step()            # w <- w - lr (v_kd + v_task)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .errors import did_you_mean
+
+
+class ComponentSGD(Optimizer):
+    """SGD with a momentum of its own for each stream.
+
+    Args:
+        params: parameters or parameter groups; a group may have its own lr, momentum, partial_momentum and weight_decay.
+        lr: learning rate.
+        momentum: stream name -> momentum coefficient.
+        weight_decay: L2 coefficient, added once a step, to one stream's buffer, from the weights before the step.
+        decay_on: the stream that takes the weight decay, the first by default. A parameter that this stream does not
+            reach is decayed in the first stream that does, as DOT's release does for it.
+        partial_momentum: coefficient of all streams of a parameter that not every stream reaches (an auxiliary head of
+            one loss, say); the mean of the momenta by default, which is the rule of the DOT and DeepKD releases.
+
+    A parameter's first absorbed gradient is its buffer (no dampening), as in torch.optim.SGD. Which streams reach a
+    parameter is learned from the steps already taken, so no gradient has to be kept until all of them are known.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: dict[str, float],
+        weight_decay: float = 0.0,
+        decay_on: str | None = None,
+        partial_momentum: float | None = None,
+    ) -> None:
+        if not momentum:
+            raise ValueError("ComponentSGD needs at least one stream: momentum={'all': 0.9}")
+        if lr < 0 or weight_decay < 0:
+            raise ValueError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
+        for stream, coefficient in momentum.items():
+            if not 0 <= coefficient < 1:
+                raise ValueError(f"momentum of stream '{stream}' must be in [0, 1), got {coefficient}")
+        if partial_momentum is None:
+            partial_momentum = sum(momentum.values()) / len(momentum)
+        self.decay_on = next(iter(momentum)) if decay_on is None else decay_on
+        self._check_stream(self.decay_on, momentum)
+        # Streams absorbed since the last step, and the parameters that each one reached.
+        self._reached: dict[str, set[Tensor]] = {}
+        super().__init__(
+            params,
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "partial_momentum": partial_momentum},
+        )
+
+    @staticmethod
+    def _check_stream(stream: str, momentum: dict[str, float]) -> None:
+        if stream not in momentum:
+            near = did_you_mean(stream, momentum) or "."
+            raise ValueError(f"unknown stream '{stream}'{near} Known: {', '.join(momentum)}")
+
+    @torch.no_grad()
+    def absorb(self, stream: str) -> None:
+        """Fold the current ``.grad`` of every parameter into the stream's buffers (v <- m v + g) and clear it.
+
+        Once a step for each stream; a second time raises RuntimeError, as it would apply the momentum twice.
+        """
+        self._check_stream(stream, self.defaults["momentum"])
+        if stream in self._reached:
+            raise RuntimeError(f"stream '{stream}' was absorbed twice in one step; add its losses before backward()")
+        reached = self._reached[stream] = set()
+        for group in self.param_groups:
+            own, partial = group["momentum"][stream], group["partial_momentum"]
+            for coefficient, buffers, gradients in self._fold(group, stream, reached, own, partial):
+                torch._foreach_mul_(buffers, coefficient)
+                torch._foreach_add_(buffers, gradients)
+
+    def _fold(
+        self, group: dict[str, Any], stream: str, reached: set[Tensor], own: float, partial: float
+    ) -> Iterable[tuple[float, list[Tensor], list[Tensor]]]:
+        """Take the gradients of a group; yield (coefficient, buffers, gradients) to fold, by coefficient."""
+        shared: tuple[list[Tensor], list[Tensor]] = ([], [])
+        partly: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            reached.add(p)
+            buffers = self.state[p].setdefault("momentum_buffers", {})
+            if stream not in buffers:
+                buffers[stream] = p.grad.clone()  # v = g; a copy, since the caller may still hold the gradient
+            else:
+                into = shared if len(buffers) == len(group["momentum"]) else partly
+                into[0].append(buffers[stream])
+                into[1].append(p.grad)
+            p.grad = None
+        return [(c, b, g) for c, (b, g) in ((own, shared), (partial, partly)) if b]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """``w <- w - lr * sum of the buffers`` of the streams absorbed since the last step.
+
+        With a single stream, gradients that were not absorbed are absorbed here, so it is used like torch.optim.SGD. With
+        several, they raise RuntimeError: it cannot be known whose they are.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if any(p.grad is not None for group in self.param_groups for p in group["params"]):
+            streams = list(self.defaults["momentum"])
+            if len(streams) > 1:
+                raise RuntimeError(
+                    "step() found gradients that belong to no stream; call absorb(stream) after each backward(), "
+                    f"stream being one of: {', '.join(streams)}"
+                )
+            self.absorb(streams[0])
+        for group in self.param_groups:
+            self._decay(group)
+            for stream, reached in self._reached.items():
+                moved = [p for p in group["params"] if p in reached]
+                if moved:
+                    buffers = [self.state[p]["momentum_buffers"][stream] for p in moved]
+                    torch._foreach_add_(moved, buffers, alpha=-group["lr"])
+        self._reached = {}
+        return loss
+
+    def _decay(self, group: dict[str, Any]) -> None:
+        """Add weight decay to one buffer of each parameter, before any weight of the group has moved."""
+        if group["weight_decay"] == 0:
+            return
+        preference = sorted(self._reached, key=lambda stream: stream != self.decay_on)  # stable: decay_on comes first
+        done: set[Tensor] = set()
+        for stream in preference:
+            decayed = [p for p in group["params"] if p in self._reached[stream] and p not in done]
+            done.update(decayed)
+            if decayed:
+                buffers = [self.state[p]["momentum_buffers"][stream] for p in decayed]
+                torch._foreach_add_(buffers, decayed, alpha=group["weight_decay"])

@@ -1,0 +1,395 @@
+"""The training loop: one loop, one step, for every trainer and every distiller.
+
+A trainer answers two questions in :meth:`BaseTrainer.streams`: which roles of loss components form a stream of gradients,
+and with what momentum. Everything else is here. It knows no concrete method and no configuration.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import lr_scheduler as schedulers
+from torch.optim.swa_utils import AveragedModel, update_bn
+from tqdm import tqdm
+
+from .. import checkpoint
+from ..distillers.base import ROLES, Distiller, Progress
+from ..errors import ConfigError, TrainingError
+from ..evaluate import evaluate
+from ..logger import RunLogger
+from ..meters import Averages, top_k_accuracy
+from ..optim import ComponentSGD
+from ..registry import TRAINERS, register_trainer
+
+
+class Loader(Protocol):
+    """What the loop needs of a data loader: whole batches on the training device, a pure function of the epoch."""
+
+    num_images: int
+    image_shape: tuple[int, int, int]
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Loss components that share one momentum buffer.
+
+    Attributes:
+        roles: the components' roles; see Distiller.losses.
+        decays: whether this stream takes the weight decay.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    momentum: float
+    decays: bool = False
+
+
+def merge_streams(streams: Sequence[Stream]) -> list[Stream]:
+    """Join streams of equal momentum: a buffer is linear in its gradients, so their losses can share a backward pass."""
+    merged: dict[float, Stream] = {}
+    for stream in streams:
+        other = merged.get(stream.momentum)
+        if other is not None:
+            stream = Stream(
+                f"{other.name}+{stream.name}", other.roles + stream.roles, other.momentum, other.decays or stream.decays
+            )
+        merged[stream.momentum] = stream
+    return list(merged.values())
+
+
+def fitting_trainers(roles: set[str]) -> list[str]:
+    """Names of the registered trainers that can train a method offering these roles."""
+    return [name for name in TRAINERS if not _unmet(TRAINERS.get(name).streams(0.9), roles)]
+
+
+def _unmet(streams: Sequence[Stream], roles: set[str]) -> bool:
+    covered = {role for stream in streams for role in stream.roles}
+    return not roles <= covered or any(roles.isdisjoint(stream.roles) for stream in streams)
+
+
+@register_trainer("base")
+class BaseTrainer:
+    """SGD with one momentum for the whole loss.
+
+    Args:
+        distiller: student, teacher and method, on the training device.
+        train_loader, test_loader: see Loader.
+        epochs: number of epochs.
+        lr: initial learning rate (``onecycle``: the highest).
+        lr_scheduler: ``step``, ``cosine`` (to 0, an update an epoch) or ``onecycle`` (an update a step).
+        lr_decay_stages: ``step`` multiplies the rate by ``lr_decay_rate`` *after* each of these epochs.
+        momentum: base momentum.
+        weight_decay: L2 coefficient on all parameters, batch norm and biases included, as upstream.
+        save_checkpoint_freq: keep ``epoch_<e>`` and ``student_<e>`` every so many epochs; 0 keeps none.
+        folder: run folder for checkpoints; None keeps nothing.
+        logger: where records go; None is silent.
+        config: the run's configuration as text, kept in its checkpoints.
+        merge: train streams of equal momentum as one (the same result with fewer backward passes).
+        stream_options: keyword arguments of :meth:`streams`.
+    """
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        train_loader: Loader,
+        test_loader: Loader,
+        *,
+        epochs: int = 240,
+        lr: float = 0.05,
+        lr_scheduler: Literal["step", "cosine", "onecycle"] = "step",
+        lr_decay_stages: Sequence[int] = (150, 180, 210),
+        lr_decay_rate: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0001,
+        save_checkpoint_freq: int = 0,
+        folder: Path | None = None,
+        logger: RunLogger | None = None,
+        config: str = "",
+        merge: bool = True,
+        stream_options: dict[str, Any] | None = None,
+    ) -> None:
+        if epochs < 1:
+            raise ConfigError(f"SOLVER.EPOCHS must be at least 1, not {epochs}")
+        self.distiller = distiller
+        self.train_loader = train_loader
+        self.test_loader = test_loader
+        self.epochs = epochs
+        self.save_checkpoint_freq = save_checkpoint_freq
+        self.folder = folder
+        self.logger = logger
+        self.config = config
+
+        separate = self.streams(momentum, **(stream_options or {}))
+        self.check_roles(separate)
+        self.active_streams = merge_streams(separate) if merge else separate
+        decayed = [stream.name for stream in self.active_streams if stream.decays]
+        try:
+            self.optimizer = ComponentSGD(
+                distiller.learnable_parameters(),
+                lr,
+                {stream.name: stream.momentum for stream in self.active_streams},
+                weight_decay,
+                decay_on=decayed[0],
+                # The mean over the streams as declared, so that merging them changes nothing for such parameters.
+                partial_momentum=sum(stream.momentum for stream in separate) / len(separate),
+            )
+        except ValueError as error:
+            raise ConfigError(f"SOLVER: {error}") from error
+        self.scheduler_steps_each_batch = lr_scheduler == "onecycle"
+        self.scheduler = self._build_scheduler(lr_scheduler, lr, lr_decay_stages, lr_decay_rate)
+
+        self.device = next(distiller.parameters()).device
+        self.progress = Progress(1, epochs, self.device)
+        self.epoch = 0  # epochs completed
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.average: AveragedModel | None = None
+        self.teacher_top1: float | None = None
+
+    # ---- what a trainer decides -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def streams(momentum: float) -> list[Stream]:
+        """The streams of this trainer. Keyword-only arguments become settings ``SOLVER.<TRAINER>.<ARGUMENT>``."""
+        return [Stream("all", ROLES, momentum, decays=True)]
+
+    # ---- the step -------------------------------------------------------------------------------------------------
+
+    def train_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """One update of the student: a forward pass and a backward pass for each stream.
+
+        Images ``[N, 3, H, W]``, labels ``[N]`` -> the student's logits ``[N, C]`` and the loss components.
+        """
+        student, losses = self.distiller(images, labels, self.progress)
+        for stream in self.active_streams:
+            loss = torch.stack([value for name, value in losses.items() if name.split("/")[0] in stream.roles]).sum()
+            loss.backward(retain_graph=stream is not self.active_streams[-1])
+            self.optimizer.absorb(stream.name)
+        self.optimizer.step()
+        if self.scheduler_steps_each_batch:
+            self.scheduler.step()
+        return student.logits.detach(), {name: value.detach() for name, value in losses.items()}
+
+    # ---- the loop -------------------------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, Any]:
+        """Train from the epoch after the last completed one to the end; returns the summary of the run.
+
+        Raises TrainingError when the loss is not finite, or a checkpoint cannot be written.
+        """
+        if self.distiller.teacher is not None:
+            # A teacher that loaded wrongly shows here, before hours of training.
+            self.teacher_top1 = evaluate(self.distiller.teacher, self.test_loader)["top1"]
+            if self.logger is not None:
+                self.logger.note(f"teacher: {self.teacher_top1:.2f} % top-1")
+        for epoch in range(self.epoch + 1, self.epochs + 1):
+            started = time.perf_counter()
+            row = self.train_epoch(epoch)
+            test = evaluate(self.distiller.student, self.test_loader)
+            row |= {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]}
+            self.history.append(row)
+            self.epoch = epoch
+            self._average_student()
+            seconds = time.perf_counter() - started
+            self.seconds += seconds
+            self._save()
+            if self.logger is not None:
+                self.logger.epoch(self.history, self.epochs, self.train_loader.num_images / seconds)
+        return self._finish()
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for one epoch; returns its row of ``metrics.csv`` as far as training goes."""
+        self.train_loader.set_epoch(epoch)
+        self.progress.set_epoch(epoch)
+        self.distiller.train()
+        rate = self.optimizer.param_groups[0]["lr"]
+        averages = Averages()
+        images_done = 0
+        started = read_at = time.perf_counter()
+        means: dict[str, float] = {}
+        bar = tqdm(
+            self.train_loader,
+            desc=f"epoch {epoch}/{self.epochs}",
+            leave=False,
+            disable=None if self.logger is not None else True,  # None: off where the output is no terminal
+        )
+        for step, (images, labels) in enumerate(bar, start=1):
+            logits, losses = self.train_step(images, labels)
+            averages.update({**losses, "train_top1": top_k_accuracy(logits, labels, 1)}, len(labels))
+            images_done += len(labels)
+            now = time.perf_counter()
+            if step == len(self.train_loader) or now - read_at > 2:  # reading synchronises with the device
+                means, read_at = averages.read(), now
+                self._check_finite(means, epoch, step)
+                parts = {name: f"{value:.3f}" for name, value in means.items() if "/" in name}
+                speed = images_done / (now - started)
+                bar.set_postfix(parts | {"top1": f"{means['train_top1']:.1f}", "img/s": f"{speed:.0f}"}, refresh=False)
+        if not self.scheduler_steps_each_batch:
+            self.scheduler.step()
+        components = {name: value for name, value in means.items() if "/" in name}
+        return {
+            "epoch": epoch,
+            "lr": float(rate),
+            "train_top1": means["train_top1"],
+            "train_loss": sum(components.values()),
+            **components,
+        }
+
+    def _check_finite(self, means: dict[str, float], epoch: int, step: int) -> None:
+        bad = [f"{name} = {value}" for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingError(
+                f"the loss is not finite in epoch {epoch}, by step {step}: {', '.join(bad)}. "
+                f"Checkpoints hold epoch {self.epoch}. A lower SOLVER.LR or loss weight, or a longer warm-up, usually helps"
+            )
+
+    # ---- roles ----------------------------------------------------------------------------------------------------
+
+    def check_roles(self, streams: Sequence[Stream]) -> None:
+        """Raise ConfigError unless the method's components and the streams cover each other."""
+        names = self.distiller.component_names(self.train_loader.image_shape)
+        roles = {name.split("/")[0] for name in names}
+        if not _unmet(streams, roles):
+            return
+        trainer, method = _registered_name(type(self)), type(self.distiller).__name__
+        fitting = " or ".join(f"'{name}'" for name in fitting_trainers(roles))
+        raise ConfigError(
+            f"trainer '{trainer}' needs {_enumerate(['/'.join(s.roles) for s in streams])}; "
+            f"{method} offers {_enumerate([role for role in ROLES if role in roles])}. Use {fitting}."
+        )
+
+    # ---- schedule, average, summary -------------------------------------------------------------------------------
+
+    def _build_scheduler(
+        self, name: str, lr: float, stages: Sequence[int], rate: float
+    ) -> schedulers.MultiStepLR | schedulers.CosineAnnealingLR | schedulers.OneCycleLR:
+        if name == "step":
+            return schedulers.MultiStepLR(self.optimizer, list(stages), rate)
+        if name == "cosine":
+            return schedulers.CosineAnnealingLR(self.optimizer, self.epochs)
+        if name == "onecycle":
+            return schedulers.OneCycleLR(
+                self.optimizer, lr, epochs=self.epochs, steps_per_epoch=len(self.train_loader), cycle_momentum=False
+            )
+        raise ConfigError(f"unknown SOLVER.LR_SCHEDULER '{name}'. Known: step, cosine, onecycle")
+
+    def _average_student(self) -> None:
+        """Take the student into the average of the last ``distiller.average_last`` epochs."""
+        if self.epoch > self.epochs - self.distiller.average_last:
+            if self.average is None:
+                self.average = AveragedModel(self.distiller.student)
+            self.average.update_parameters(self.distiller.student)
+
+    def _finish(self) -> dict[str, Any]:
+        best = max(self.history, key=lambda row: row["test_top1"])  # the first of equals
+        summary: dict[str, Any] = {
+            "teacher_top1": self.teacher_top1,
+            "best_top1": best["test_top1"],  # chosen on the test set, as upstream reports it
+            "best_epoch": int(best["epoch"]),
+            "last_top1": self.history[-1]["test_top1"],
+            "last_top5": self.history[-1]["test_top5"],
+            "epochs": self.epochs,
+            "seconds": round(self.seconds, 1),
+        }
+        if self.average is not None:
+            averaged = self.average.module
+            self.train_loader.set_epoch(self.epochs)
+            update_bn(self.train_loader, averaged)
+            summary["average_top1"] = evaluate(averaged, self.test_loader)["top1"]
+            summary["average_epochs"] = int(self.average.n_averaged)
+            if self.folder is not None:
+                checkpoint.save(self.folder / "student_average", {"model": averaged.state_dict()})
+        if self.logger is not None:
+            self.logger.finish(self.history, summary)
+        return summary
+
+    # ---- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        state, student = self.state_dict(), {"model": self.distiller.student.state_dict()}
+        top1 = [row["test_top1"] for row in self.history]
+        names = [("student_latest", "latest")]  # `latest` last: a run killed between them repeats this epoch
+        if top1[-1] > max(top1[:-1], default=-1.0):
+            names.insert(0, ("student_best", "best"))
+        if self.save_checkpoint_freq and self.epoch % self.save_checkpoint_freq == 0:
+            names.insert(0, (f"student_{self.epoch}", f"epoch_{self.epoch}"))
+        for student_name, name in names:
+            checkpoint.save(self.folder / student_name, student)
+            checkpoint.save(self.folder / name, state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact continuation needs; never the teacher."""
+        return {
+            "epoch": self.epoch,  # also the position in the data: an epoch's batches follow from its number
+            "student": self.distiller.student.state_dict(),
+            "distiller": self.distiller.own_state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "rng": _rng_state(),
+            "best": max((row["test_top1"] for row in self.history), default=None),
+            "history": self.history,
+            "seconds": self.seconds,
+            "config": self.config,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` gave, in a trainer built from the same settings."""
+        self.distiller.student.load_state_dict(state["student"])
+        self.distiller.load_own_state_dict(state["distiller"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if state["average"] is not None:
+            self.average = AveragedModel(self.distiller.student)
+            self.average.load_state_dict(state["average"])
+        self.epoch = state["epoch"]
+        self.history = state["history"]
+        self.seconds = state["seconds"]
+        _set_rng_state(state["rng"])
+
+
+def _rng_state() -> dict[str, Any]:
+    version, words, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+    name, keys, position, has_gauss, cached = numpy_state
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(words), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+    }
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+
+
+def _registered_name(trainer: type) -> str:
+    return next((name for name in TRAINERS if TRAINERS.get(name) is trainer), trainer.__name__)
+
+
+def _enumerate(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
