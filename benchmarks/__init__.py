@@ -1,0 +1,1 @@
+"""Scripts behind every claim of speed; run one as ``python -m benchmarks.<name>``."""

@@ -1,0 +1,89 @@
+"""What a data set is: a class with a few constants and a ``load``. It knows files, not batches.
+
+A data set of your own is one file (yours, or a new one in this folder):
+
+    @register_dataset("mydata")
+    class MyData(InMemoryDataset):
+        num_classes = 10
+        mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+        augment = staticmethod(random_crop_flip)
+
+        def load(self, root):
+            return (train_images, train_labels), (test_images, test_labels)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+
+Split = tuple[Tensor, Tensor]
+"""``(images uint8 [N, 3, H, W], labels int64 [N])``"""
+
+
+class InMemoryDataset:
+    """Base of data sets small enough to hold as bytes in memory.
+
+    Attributes:
+        zoo: the models that fit its images, ``cifar100`` (32x32) or ``tiny_imagenet`` (64x64).
+        num_classes: labels are 0 .. num_classes - 1.
+        mean, std: per channel over the training images, on the scale 0..1.
+        teachers: where a trained teacher is looked for, with ``{model}`` for its name.
+        teachers_hint: how to get one, with ``{model}`` too; a sentence for an error message.
+    """
+
+    zoo: ClassVar[str] = "cifar100"
+    num_classes: ClassVar[int]
+    mean: ClassVar[tuple[float, float, float]]
+    std: ClassVar[tuple[float, float, float]]
+    teachers: ClassVar[str] = ""
+    teachers_hint: ClassVar[str] = ""
+
+    @staticmethod
+    def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+        """A batch of training images, changed at random; uint8 ``[B, 3, H, W]`` in and out. As is, unless overridden."""
+        return images
+
+    def load(self, root: Path) -> tuple[Split, Split]:
+        """Training and test split, read from or fetched into the folder ``root``.
+
+        Raises MissingFileError or CorruptFileError.
+        """
+        raise NotImplementedError
+
+
+def check_split(split: Split, num_classes: int, where: str) -> None:
+    """Raise ConfigError, saying ``where``, unless ``split`` is what `InMemoryDataset.load` promises."""
+    images, labels = split
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ConfigError(f"{where}: images must be uint8 [N, 3, H, W], got {_describe(images)}")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise ConfigError(f"{where}: labels must be int64 [{len(images)}], one per image, got {_describe(labels)}")
+    if len(labels) == 0:
+        raise ConfigError(f"{where}: no images")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ConfigError(f"{where}: labels must lie in 0..{num_classes - 1} (num_classes), got {low}..{high}")
+
+
+def limit_split(split: Split, count: int) -> Split:
+    """The first ``count`` images of a split taken round the classes: every class's first, then every class's second...
+
+    The choice is balanced and needs no seed, and a training and a test split are cut down to the same classes.
+    """
+    images, labels = split
+    by_class = torch.argsort(labels, stable=True)
+    sizes = torch.bincount(labels)
+    starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    turn = torch.arange(len(labels)) - starts  # how many of its class come before an image
+    kept = by_class[torch.argsort(turn, stable=True)][:count]
+    return images[kept], labels[kept]
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,0 +1,67 @@
+"""CIFAR-100: 50,000 + 10,000 photographs, 32x32, in 100 classes (Krizhevsky, 2009). torchvision fetches and reads it."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CorruptFileError, MissingFileError
+from ..registry import register_dataset
+from .base import InMemoryDataset, Split
+from .loader import random_crop_flip
+
+
+@register_dataset("cifar100")
+class CIFAR100(InMemoryDataset):
+    """CIFAR-100 with fine labels, normalised and augmented as upstream does."""
+
+    num_classes = 100
+    mean = (0.5071, 0.4867, 0.4408)
+    std = (0.2675, 0.2565, 0.2761)
+    augment = staticmethod(random_crop_flip)
+    teachers = "download_ckpts/cifar_teachers/{model}_vanilla/ckpt_epoch_240.pth"
+    teachers_hint = (
+        "unpack https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar "
+        "into download_ckpts/"
+    )
+
+    def load(self, root: Path) -> tuple[Split, Split]:
+        """Both splits from ``root/cifar-100-python``, downloaded (169 MB) if that is missing."""
+        from torchvision import datasets  # slow to import
+
+        files = datasets.CIFAR100.train_list + datasets.CIFAR100.test_list
+        files = [*files, [datasets.CIFAR100.meta["filename"], datasets.CIFAR100.meta["md5"]]]
+        folder = root / datasets.CIFAR100.base_folder
+        if not all((folder / name).exists() for name, _ in files):
+            _download(root)
+        for name, md5 in files:
+            if not datasets.utils.check_integrity(folder / name, md5):
+                raise CorruptFileError(
+                    f"{(folder / name).absolute()} is damaged (its MD5 sum is not {md5}); "
+                    "delete it and start again: it is fetched anew"
+                )
+        train, test = (_tensors(datasets.CIFAR100(root, train=train)) for train in (True, False))
+        return train, test
+
+
+def _download(root: Path) -> None:
+    """Fetch and unpack the archive; torchvision checks its MD5 sum, so that half a download is never used."""
+    from torchvision import datasets
+
+    source = datasets.CIFAR100
+    try:
+        datasets.utils.download_and_extract_archive(source.url, root, filename=source.filename, md5=source.tgz_md5)
+    except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+        raise MissingFileError(
+            f"CIFAR-100 is not in {(root / source.base_folder).absolute()} and could not be downloaded "
+            f"({error}). Fetch it yourself and start again, it is then unpacked: "
+            f"curl -L -o {(root / source.filename).absolute()} {source.url}"
+        ) from error
+
+
+def _tensors(dataset: Any) -> Split:
+    """Images and labels of torchvision's data set, whose pixels are a numpy array ``[N, 32, 32, 3]``."""
+    return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)

@@ -1,0 +1,146 @@
+"""The embedded data set: 100 characters drawn in CIFAR's shape with fonts that come with matplotlib. No download.
+
+Small images with real look-alikes (O 0 Q, l I 1 |, é è ê ë), so that what a teacher knows about wrong classes helps a
+student. It is made for trying methods and for tests, not for results in papers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..registry import register_dataset
+from .base import InMemoryDataset, Split
+from .loader import random_crop
+
+CHARACTERS = (  # digits, letters, signs, accented letters
+    "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!?&@#$%+*=/|<>€£éèêëàâäåçñöôõøüùûíìîïß"
+)
+FACES = (  # every one of them holds all the characters
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Bold",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+    "STIXGeneral",
+    "STIXGeneralBol",
+    "STIXGeneralItalic",
+)
+VERSION = 1  # of the drawing: raise it with every change of what is drawn, so that old caches are left alone
+
+_SIZE = 32  # pixels, of an image
+_EM, _CANVAS = 32, 64  # pixels, of the masks that images are resampled from
+_CHUNK = 1000  # images drawn at a time, to stay in the processor's cache and out of 500 MB of memory
+
+
+@register_dataset("glyphs")
+class Glyphs(InMemoryDataset):
+    """10,000 training and 2,000 test images `[3, 32, 32]` of 100 characters, the same on every run; cached under root.
+
+    The augmentation is a crop and no flip: mirrored, b is d and p is q.
+    """
+
+    num_classes = len(CHARACTERS)
+    mean = (0.4943, 0.4960, 0.4959)
+    std = (0.2930, 0.2928, 0.2921)
+    augment = staticmethod(random_crop)
+    teachers = "teachers/glyphs/{model}.pth"
+    teachers_hint = "train it with: python train.py --cfg configs/glyphs/teachers/{model}.yaml"
+
+    def load(self, root: Path) -> tuple[Split, Split]:
+        """Both splits, from the cache or newly drawn."""
+        return _cached(root, count=10_000, seed=0), _cached(root, count=2_000, seed=1)
+
+
+def draw_glyphs(count: int, seed: int) -> Split:
+    """Draw ``count`` images, uint8 ``[count, 3, 32, 32]``, and their labels, int64 ``[count]``, balanced and shuffled."""
+    rng = np.random.default_rng(seed)
+    masks = _masks()
+    labels = torch.from_numpy(rng.permutation(np.arange(count) % len(CHARACTERS)))
+    images = [_draw(masks, part, rng) for part in labels.split(_CHUNK)]
+    return torch.cat(images), labels
+
+
+def _draw(masks: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Images, uint8 ``[B, 3, 32, 32]``, of the characters ``labels``."""
+    batch = len(labels)
+    faces = torch.from_numpy(rng.integers(len(FACES), size=batch))
+    ink = F.grid_sample(masks[faces, labels], _random_grid(batch, rng), align_corners=False)
+
+    # Every colour channel of the ink lies at least 0.3 from the background's, whatever the colours.
+    paper = rng.random((batch, 3, 1, 1), dtype=np.float32)
+    colour = (paper + rng.uniform(0.3, 0.7, paper.shape).astype(np.float32)) % 1
+    clouds = torch.from_numpy(rng.normal(0, 0.12, (batch, 3, 4, 4)).astype(np.float32))
+    background = torch.from_numpy(paper) + F.interpolate(clouds, size=(_SIZE, _SIZE), mode="bicubic")
+    noise = torch.from_numpy(rng.standard_normal((batch, 3, _SIZE, _SIZE), dtype=np.float32))
+
+    image = torch.lerp(background, torch.from_numpy(colour), ink).add_(noise, alpha=0.06)
+    return image.mul_(255).round_().clamp_(0, 255).byte()
+
+
+def _random_grid(batch: int, rng: np.random.Generator) -> Tensor:
+    """The point of the mask that each pixel shows, float32 ``[B, 32, 32, 2]``: random size, rotation, shear and place."""
+    per_image = (batch, 1, 1)
+    size = rng.uniform(20, 30, per_image)  # pixels per em
+    angle = np.radians(rng.uniform(-15, 15, per_image))
+    shear = rng.uniform(-0.2, 0.2, per_image)
+    shift_x, shift_y = rng.uniform(-2, 2, (2, *per_image))  # pixels
+    pixels = np.arange(_SIZE) - (_SIZE - 1) / 2  # counted from the middle of the image
+    y = pixels[:, None] + shift_y
+    x = pixels + shift_x + shear * y
+    points = np.stack([np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x], axis=-1)
+    points *= (_EM / size)[..., None] * 2 / _CANVAS  # the mask spans -1..1
+    return torch.from_numpy(points.astype(np.float32))
+
+
+def _masks() -> Tensor:
+    """Every character in every face, centred, float32 ``[faces, characters, 1, 64, 64]`` in 0..1."""
+    import matplotlib  # only its font files are used, and only when there is something to draw
+    from PIL import Image, ImageDraw, ImageFont
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    masks = np.empty((len(FACES), len(CHARACTERS), 1, _CANVAS, _CANVAS), np.float32)
+    for face, face_masks in zip(FACES, masks, strict=True):
+        font = ImageFont.truetype(str(folder / f"{face}.ttf"), _EM)
+        for character, mask in zip(CHARACTERS, face_masks, strict=True):
+            left, top, right, bottom = font.getbbox(character)
+            canvas = Image.new("L", (_CANVAS, _CANVAS))
+            place = (_CANVAS - left - right) / 2, (_CANVAS - top - bottom) / 2
+            ImageDraw.Draw(canvas).text(place, character, fill=255, font=font)
+            mask[0] = np.asarray(canvas)
+    return torch.from_numpy(masks).div_(255)
+
+
+def _cached(root: Path, count: int, seed: int) -> Split:
+    """`draw_glyphs`, kept in a file; whatever is wrong with that file is mended by drawing anew."""
+    path = root / "glyphs" / f"glyphs-v{VERSION}-n{count}-seed{seed}.pt"
+    try:
+        saved = torch.load(path, weights_only=True)
+        return saved["images"], saved["labels"]
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile):
+        images, labels = draw_glyphs(count, seed)
+    _save(images, labels, path)
+    return images, labels
+
+
+def _save(images: Tensor, labels: Tensor, path: Path) -> None:
+    """Write the cache whole or not at all; a folder that is read-only or full is no reason to stop."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"images": images, "labels": labels}, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError):  # torch.save reports some failures to write as RuntimeError
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,137 @@
+"""Batches from images that fit in memory: kept as bytes on one device, augmented a whole batch at a time.
+
+There are no worker processes and no loops over images. Images come as uint8 ``[N, C, H, W]`` and leave as normalised
+float32. This room knows nothing of files or data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ConfigError
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""``(images uint8 [B, C, H, W], generator on the same device) -> images uint8 [B, C, H, W]``"""
+
+
+class InMemoryLoader:
+    """Yields ``(images float32 [B, C, H, W], labels int64 [B])`` on the device that holds the data.
+
+    What an epoch yields (order, crops, flips) is a pure function of ``(seed, epoch)``, for the same batch size and kind
+    of device: every pass starts a generator of its own and no global one is touched. A resumed run therefore calls
+    ``set_epoch`` and continues bit for bit, with no state to save. Without ``set_epoch`` every pass repeats epoch 0.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``; labels: int64 ``[N]`` on the same device.
+        mean, std: per channel, on the scale where 255 is 1.
+        augment: what is done to a batch before it is normalised.
+
+    Raises ConfigError if ``batch_size`` is not positive.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augment | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        self.images = images
+        self.labels = labels
+        self.batch_size = batch_size
+        self.augment = augment
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+        # ToTensor and Normalize in one multiply and one add: (x / 255 - mean) / std = x * scale + shift
+        mean_, std_ = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+        self._scale = 1 / (255 * std_)
+        self._shift = -mean_ / std_
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in one epoch."""
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next pass yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of batches; the last one may be smaller (upstream drops none)."""
+        return -(-self.num_images // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        device = self.images.device
+        generator = torch.Generator(device).manual_seed(_mix(self.seed, self.epoch))
+        order = None
+        if self.shuffle:
+            order = torch.randperm(self.num_images, generator=generator, device=device)
+        for start in range(0, self.num_images, self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            if order is None:
+                images, labels = self.images[batch], self.labels[batch]
+            else:
+                images, labels = self.images[order[batch]], self.labels[order[batch]]
+            if self.augment is not None:
+                images = self.augment(images, generator)
+            yield images.float().mul_(self._scale).add_(self._shift), labels
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """One seed out of two, hashed into 32 bits, since torch's CPU generator ignores all higher ones."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Pad every image with black and cut out a window of the old size at a random place: uint8 ``[B, C, H, W]``."""
+    top, left = _random_offsets(images, generator, padding)
+    return crop_flip(images, top, left, torch.zeros_like(top, dtype=torch.bool), padding)
+
+
+def random_crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """`random_crop`, then mirror every image with probability 1/2: CIFAR's usual augmentation.
+
+    In distribution equal to torchvision's RandomCrop(size, padding) and RandomHorizontalFlip() on single images.
+    """
+    top, left = _random_offsets(images, generator, padding)
+    flip = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    return crop_flip(images, top, left, flip, padding)
+
+
+def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
+    """Cut a window per image, ``top`` and ``left`` (int64 ``[B]``) within the padded image, mirrored where ``flip``.
+
+    All of it is one gather: the mirror image is the same window with its columns read from right to left.
+    """
+    batch, channels, height, width = images.shape
+    padded = F.pad(images, (padding, padding, padding, padding))
+    columns = torch.arange(width, device=images.device)
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
+    pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
+    pixels = pixels.view(batch, 1, -1).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, pixels).view_as(images)
+
+
+def _random_offsets(images: Tensor, generator: torch.Generator, padding: int) -> Tensor:
+    """Top and left offsets, ``[2, B]``, uniform over 0..2 * padding."""
+    return torch.randint(2 * padding + 1, (2, len(images)), generator=generator, device=images.device)
