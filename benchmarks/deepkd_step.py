@@ -119,9 +119,8 @@ def main() -> None:
     student, teacher = create_model("resnet8x4"), create_model("resnet32x4")
     print(f"{os.cpu_count()} CPU cores ({platform.processor() or platform.machine()}), torch {torch.__version__}, ", end="")
     print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
-    print(
-        f"largest relative difference of a weight tensor after 3 steps in float64: {check_agreement(student, teacher, loader):.1e}\n"
-    )
+    difference = check_agreement(student, teacher, loader)
+    print(f"largest relative difference of a weight tensor after 3 steps in float64: {difference:.1e}\n")
 
     official = OfficialStep(copy.deepcopy(student), copy.deepcopy(teacher), DECAY)
     ours = our_trainer(student, teacher, loader, decay=DECAY, rule="paper", dtm=True)

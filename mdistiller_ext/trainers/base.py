@@ -34,8 +34,11 @@ from ..registry import TRAINERS, register_trainer
 class Loader(Protocol):
     """What the loop needs of a data loader: whole batches on the training device, a pure function of the epoch."""
 
-    num_images: int
-    image_shape: tuple[int, int, int]
+    @property
+    def num_images(self) -> int: ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
 
     def __len__(self) -> int: ...
 

@@ -1,0 +1,41 @@
+# Everything sets itself up in .venv; nothing but Python 3.10+, pip and make is needed.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+help:  ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
+
+quickstart: $(VENV)/installed  ## distil a resnet20 into a resnet8 on the embedded glyphs data (about 2 minutes)
+	$(PY) train.py --cfg configs/glyphs/deepkd/res20_res8.yaml
+
+test: $(VENV)/installed  ## the whole test suite
+	$(PY) -m pytest
+
+check: $(VENV)/checkers  ## lint, formatting and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/checkers  ## rewrite the code in the house's format
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/installed  ## the speed claims, measured on this machine's CPU (a few minutes)
+	$(PY) -m benchmarks.data_pipeline
+	$(PY) -m benchmarks.deepkd_step
+
+clean:  ## remove the environment and caches; runs and data stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/checkers: $(VENV)/installed requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.PHONY: help quickstart test check format bench clean

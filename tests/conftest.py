@@ -1,0 +1,120 @@
+"""What the tests share: one thread, a fixed seed, data drawn once, a tiny run, and the two programs as functions."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mdistiller_ext.data import create_loaders
+from mdistiller_ext.errors import run_command
+from mdistiller_ext.models import create_model
+from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    """One thread here and in subprocesses: networks this small gain nothing from more, and CPUs may be shared."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@dataclass
+class Finished:
+    """What a program left: exit status and output."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run_program(program: str, *arguments: Any) -> Finished:
+    """``train.py`` or ``eval.py`` in this process, from the repository's root; Ctrl-C is status 130, as in a shell."""
+    spec = importlib.util.spec_from_file_location(f"program_{program[:-3]}", ROOT / program)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    out, err = io.StringIO(), io.StringIO()
+    argv, folder, status = sys.argv, Path.cwd(), 0
+    sys.argv = [program, *map(str, arguments)]
+    os.chdir(ROOT)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            run_command(module.main)
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+    finally:
+        sys.argv = argv
+        os.chdir(folder)
+    return Finished(status, out.getvalue(), err.getvalue())
+
+
+def spawn_program(program: str, *arguments: Any, **options: Any) -> Finished:
+    """The same in a process of its own; ``options`` are subprocess.run's."""
+    command = [sys.executable, program, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **options)
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DATASET.ROOT with the glyphs already drawn."""
+    root = tmp_path_factory.mktemp("data")
+    create_loaders("glyphs", root=root, batch_size=1, test_batch_size=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of an untrained resnet8, in upstream's form."""
+    torch.manual_seed(123)
+    path = tmp_path_factory.mktemp("teacher") / "resnet8.pth"
+    torch.save({"model": create_model("resnet8", dataset="glyphs").state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def tiny(data_root: Path, teacher_file: Path, tmp_path: Path) -> list[str]:
+    """Overrides for a run of a second: resnet8 teaches resnet8, 64 images, 3 epochs of 2 steps, in ``tmp_path/p/run``."""
+    settings = {
+        "EXPERIMENT.PROJECT": "p",
+        "EXPERIMENT.NAME": "run",
+        "LOG.PREFIX": tmp_path,
+        "DATASET.TYPE": "glyphs",
+        "DATASET.ROOT": data_root,
+        "DATASET.LIMIT": 64,
+        "DISTILLER.STUDENT": "resnet8",
+        "DISTILLER.TEACHER": "resnet8",
+        "DISTILLER.TEACHER_CKPT": teacher_file,
+        "SOLVER.BATCH_SIZE": 32,
+        "SOLVER.EPOCHS": 3,
+        "SOLVER.DEVICE": "cpu",
+    }
+    return [str(part) for pair in settings.items() for part in pair]
+
+
+@pytest.fixture
+def forget_plugins() -> Iterator[None]:
+    """Take out of the registries what the test puts in."""
+    registries = [DATASETS, DISTILLERS, MODELS, TRAINERS]
+    before = [(list(registry), dict(registry._entries)) for registry in registries]  # list() imports the folder first
+    yield
+    for registry, (_, entries) in zip(registries, before, strict=True):
+        registry._entries = entries

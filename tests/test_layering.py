@@ -1,0 +1,135 @@
+"""The table of levels (who may import whom), read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from mdistiller_ext.registry import DISTILLERS, TRAINERS
+
+PACKAGE = "mdistiller_ext"
+LEVELS = {
+    0: {"errors", "registry", "losses", "optim", "distributed"},
+    1: {"meters", "evaluate", "checkpoint", "curves", "logger"},
+    2: {"models", "data"},
+    3: {"distillers"},
+    4: {"trainers"},
+    5: {"config"},
+    6: {"build"},
+}
+LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
+# Rooms of one level that build on each other: messages and formulas below, records above.
+SAME_LEVEL = {0: {"errors"}, 1: LEVELS[1]}
+# What a room may import of ours, where the table is stricter than the levels.
+ONLY = {
+    "errors": set(),
+    "registry": {"errors"},
+    "losses": {"errors"},
+    "optim": {"errors"},
+    "distributed": {"errors"},
+    "distillers": {"errors", "registry", "losses"},
+}
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """``mdistiller_ext.models.cifar.vgg`` -> ``models``; the package itself is ``""``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Full names of all that a file imports, wherever in it; of ``from x import y`` both x and x.y."""
+    package = module_name(file).split(".")
+    if file.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            if source != PACKAGE:  # `from .. import checkpoint` imports the room, not the package
+                yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names if source.split(".")[0] == PACKAGE)
+
+
+def rooms_imported(file: Path) -> set[str]:
+    return {room_of(name) for name in imports(file) if name.split(".")[0] == PACKAGE and room_of(name)}
+
+
+def names_of(files: list[Path]) -> list[str]:
+    return [str(file.relative_to(ROOT)) for file in files]
+
+
+def test_every_room_has_a_level() -> None:
+    rooms = {room_of(module_name(file)) for file in FILES} - {""}
+    assert rooms <= set(LEVEL_OF)
+    assert rooms >= {"errors", "registry", "losses", "optim", "models", "data", "distillers", "trainers", "config", "build"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=names_of(FILES))
+def test_a_room_imports_only_from_lower_levels(file: Path) -> None:
+    room = room_of(module_name(file))
+    level = LEVEL_OF.get(room, -1)  # the package's own __init__ imports nothing
+    allowed = {r for r, its in LEVEL_OF.items() if its < level} | SAME_LEVEL.get(level, set()) | {room}
+    if room in ONLY:
+        allowed = ONLY[room] | {room}
+    assert rooms_imported(file) <= allowed
+
+
+@pytest.mark.parametrize("file", FILES, ids=names_of(FILES))
+def test_no_room_below_config_knows_a_config_node(file: Path) -> None:
+    room = room_of(module_name(file))
+    outside = {name.split(".")[0] for name in imports(file)}
+    assert ("yacs" in outside) <= (LEVEL_OF.get(room, -1) >= LEVEL_OF["config"])
+    assert "config" not in rooms_imported(file) or room == "build"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / PACKAGE / "trainers").glob("*.py")), ids=lambda file: file.name)
+def test_trainers_import_no_concrete_method(file: Path) -> None:
+    from_distillers = {name for name in imports(file) if room_of(name) == "distillers"}
+    known = {f"{PACKAGE}.distillers", *(f"{PACKAGE}.distillers.base{tail}" for tail in ("", ".ROLES", ".Distiller", ".Progress"))}
+    assert from_distillers <= known
+
+
+def test_the_formula_book_sees_no_device_module_or_optimizer() -> None:
+    source = (ROOT / PACKAGE / "losses.py").read_text(encoding="utf-8")
+    assert "torch.nn.Module" not in source
+    assert not any(word in source for word in ("nn.Module", ".cuda(", "torch.optim", "yacs"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=names_of(FILES))
+def test_methods_and_trainers_are_found_not_listed(file: Path) -> None:
+    """A new method is one new file: no other file may name the module of a concrete method or trainer."""
+    concrete = {DISTILLERS.get(name).__module__ for name in DISTILLERS} | {TRAINERS.get(name).__module__ for name in TRAINERS}
+    concrete -= {f"{PACKAGE}.trainers.base"}
+    named = concrete & set(imports(file))
+    same_folder = {name for name in named if name.rsplit(".", 1)[0] == module_name(file).rsplit(".", 1)[0]}
+    assert named == same_folder  # such as gdkd3, which is a gdkd
+    assert not named or file.name != "__init__.py"
+
+
+@pytest.mark.parametrize(
+    ("room", "absent"),
+    [
+        ("losses", ["mdistiller_ext.optim", "mdistiller_ext.models", "mdistiller_ext.config", "yacs"]),
+        ("optim", ["mdistiller_ext.distillers", "mdistiller_ext.config", "yacs"]),
+        ("distillers", ["mdistiller_ext.models", "mdistiller_ext.data", "mdistiller_ext.trainers", "yacs"]),
+        ("trainers", ["mdistiller_ext.models", "mdistiller_ext.data", "mdistiller_ext.config", "yacs"]),
+    ],
+)
+def test_a_room_can_be_used_alone_from_a_notebook(room: str, absent: list[str]) -> None:
+    code = f"import sys, {PACKAGE}.{room}; print([m for m in {absent!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.strip() == "[]"
