@@ -21,9 +21,9 @@ from mdistiller_ext.models import create_model
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", help="architecture; a run folder knows its own")
+    parser.add_argument("-m", "--model", help="architecture; what comes from a run folder knows its own")
     parser.add_argument("-c", "--ckpt", default="pretrain", help="checkpoint, run folder, or 'pretrain' for the teacher's")
-    parser.add_argument("-d", "--dataset", help="data set; cifar100 or the run folder's by default")
+    parser.add_argument("-d", "--dataset", help="data set; the run's or cifar100 by default")
     parser.add_argument("-bs", "--batch-size", type=int, default=64)
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="your own models or data sets")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings, such as DATASET.ROOT /data DATASET.LIMIT 1000")
@@ -34,17 +34,19 @@ def main() -> None:
     arguments = parse_arguments()
     for plugin in arguments.plugin:
         load_plugin(plugin)
-    run = Path(arguments.ckpt)
-    config = load_config(run / "config.yaml" if run.is_dir() else None, arguments.opts)
-    model_name = arguments.model or (config.DISTILLER.STUDENT if run.is_dir() else None)
+    weights = Path(arguments.ckpt)
+    run_config = (weights if weights.is_dir() else weights.parent) / "config.yaml"
+    of_run = arguments.ckpt != "pretrain" and run_config.is_file()
+    config = load_config(run_config if of_run else None, arguments.opts)
+    model_name = arguments.model or (config.DISTILLER.STUDENT if of_run else None)
     if model_name is None:
         raise ConfigError("which architecture? Name it with -m, such as -m resnet8x4; a run folder (-c) knows its own")
     dataset = arguments.dataset or config.DATASET.TYPE
 
     model = create_model(model_name, dataset=dataset)
     if arguments.ckpt == "pretrain":
-        run = teacher_path(load_config(None, ["DISTILLER.TEACHER", model_name, "DATASET.TYPE", dataset]))
-    checkpoint.load_weights(model, run)
+        weights = teacher_path(load_config(None, ["DISTILLER.TEACHER", model_name, "DATASET.TYPE", dataset]))
+    checkpoint.load_weights(model, weights)
     device = choose_device(config.SOLVER.DEVICE)
     _, loader = create_loaders(
         dataset,
@@ -56,7 +58,7 @@ def main() -> None:
     )
     result = evaluate(model.to(device), loader)
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{model_name} ({parameters:,} parameters) from {run} on the {loader.num_images:,} test images of {dataset}:")
+    print(f"{model_name} ({parameters:,} parameters) from {weights} on the {loader.num_images:,} test images of {dataset}:")
     print(f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  loss {result['loss']:.4f}")
 
 

@@ -274,7 +274,7 @@ def _check(config: CfgNode) -> None:
     TRAINERS.get(config.SOLVER.TRAINER)
     if config.SOLVER.TYPE != "SGD":
         raise ConfigError(f"SOLVER.TYPE must be SGD (DOT and DeepKD are rules about SGD's momentum), not {config.SOLVER.TYPE}")
-    for key in ("SOLVER.BATCH_SIZE", "DATASET.TEST.BATCH_SIZE", "SOLVER.EPOCHS"):
-        value = _flat(config)[key]
-        if value < 1:
-            raise ConfigError(f"{key} must be at least 1, not {value}")
+    flat = _flat(config)
+    for key, least in (("SOLVER.BATCH_SIZE", 1), ("DATASET.TEST.BATCH_SIZE", 1), ("SOLVER.EPOCHS", 1), ("EXPERIMENT.SEED", 0)):
+        if flat[key] < least:
+            raise ConfigError(f"{key} must be at least {least}, not {flat[key]}")

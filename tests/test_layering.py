@@ -30,7 +30,7 @@ SAME_LEVEL = {0: {"errors"}, 1: LEVELS[1]}
 ONLY = {
     "errors": set(),
     "registry": {"errors"},
-    "losses": {"errors"},
+    "losses": set(),
     "optim": {"errors"},
     "distributed": {"errors"},
     "distillers": {"errors", "registry", "losses"},
@@ -105,7 +105,6 @@ def test_trainers_import_no_concrete_method(file: Path) -> None:
 
 def test_the_formula_book_sees_no_device_module_or_optimizer() -> None:
     source = (ROOT / PACKAGE / "losses.py").read_text(encoding="utf-8")
-    assert "torch.nn.Module" not in source
     assert not any(word in source for word in ("nn.Module", ".cuda(", "torch.optim", "yacs"))
 
 

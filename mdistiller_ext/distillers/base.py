@@ -125,14 +125,20 @@ class Distiller(nn.Module):
                 raise ConfigError(f"{name}.losses()['{key}'] must be a scalar tensor, not {shape}")
 
     def component_names(self, image_shape: tuple[int, int, int]) -> list[str]:
-        """The components this method returns, found by trying it on two black images ``[3, H, W]`` in eval mode."""
+        """The components this method returns, found by trying it on two black images ``[3, H, W]`` in eval mode.
+
+        Raises ConfigError when the method does not take its hyper-parameters or the models' outputs.
+        """
         weight = next(self.student.parameters())
         images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)
         labels = torch.zeros(2, dtype=torch.long, device=weight.device)
         training = self.training
         self.eval()
-        with torch.no_grad():
-            _, losses = self(images, labels, Progress(1, 1, weight.device))
+        try:
+            with torch.no_grad():
+                _, losses = self(images, labels, Progress(1, 1, weight.device))
+        except ValueError as error:  # what a loss says of its arguments
+            raise ConfigError(f"{type(self).__name__}: {error}") from error
         self.train(training)
         return list(losses)
 

@@ -6,6 +6,7 @@ and with what momentum. Everything else is here. It knows no concrete method and
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -28,7 +29,7 @@ from ..evaluate import evaluate
 from ..logger import RunLogger
 from ..meters import Averages, top_k_accuracy
 from ..optim import ComponentSGD
-from ..registry import TRAINERS, register_trainer
+from ..registry import DISTILLERS, TRAINERS, Registry, register_trainer
 
 
 class Loader(Protocol):
@@ -198,22 +199,34 @@ class BaseTrainer:
         if self.distiller.teacher is not None:
             # A teacher that loaded wrongly shows here, before hours of training.
             self.teacher_top1 = evaluate(self.distiller.teacher, self.test_loader)["top1"]
+            self._note(f"teacher: {self.teacher_top1:.2f} % top-1")
+        try:
+            while self.epoch < self.epochs:
+                self._run_epoch(self.epoch + 1)
+        except (KeyboardInterrupt, TrainingError):
+            self._note("stopped; --resume goes on from the last saved epoch")
             if self.logger is not None:
-                self.logger.note(f"teacher: {self.teacher_top1:.2f} % top-1")
-        for epoch in range(self.epoch + 1, self.epochs + 1):
-            started = time.perf_counter()
-            row = self.train_epoch(epoch)
-            test = evaluate(self.distiller.student, self.test_loader)
-            row |= {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]}
-            self.history.append(row)
-            self.epoch = epoch
-            self._average_student()
-            seconds = time.perf_counter() - started
-            self.seconds += seconds
-            self._save()
-            if self.logger is not None:
-                self.logger.epoch(self.history, self.epochs, self.train_loader.num_images / seconds)
+                with contextlib.suppress(TrainingError):  # a full disk, perhaps
+                    self.logger.close(self.history)
+            raise
         return self._finish()
+
+    def _run_epoch(self, epoch: int) -> None:
+        started = time.perf_counter()
+        row = self.train_epoch(epoch)
+        test = evaluate(self.distiller.student, self.test_loader)
+        self.history.append(row | {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]})
+        self.epoch = epoch
+        self._average_student()
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        self._save()
+        if self.logger is not None:
+            self.logger.epoch(self.history, self.epochs, self.train_loader.num_images / seconds)
+
+    def _note(self, text: str) -> None:
+        if self.logger is not None:
+            self.logger.note(text)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch; returns its row of ``metrics.csv`` as far as training goes."""
@@ -269,7 +282,7 @@ class BaseTrainer:
         roles = {name.split("/")[0] for name in names}
         if not _unmet(streams, roles):
             return
-        trainer, method = _registered_name(type(self)), type(self.distiller).__name__
+        trainer, method = _registered_name(TRAINERS, type(self)), _registered_name(DISTILLERS, type(self.distiller))
         fitting = " or ".join(f"'{name}'" for name in fitting_trainers(roles))
         raise ConfigError(
             f"trainer '{trainer}' needs {_enumerate(['/'.join(s.roles) for s in streams])}; "
@@ -390,8 +403,8 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
 
 
-def _registered_name(trainer: type) -> str:
-    return next((name for name in TRAINERS if TRAINERS.get(name) is trainer), trainer.__name__)
+def _registered_name(registry: Registry, entry: type) -> str:
+    return next((name for name in registry if registry.get(name) is entry), entry.__name__)
 
 
 def _enumerate(words: list[str]) -> str:

@@ -1,0 +1,309 @@
+"""Files that are whole or not there, and reading them without running code."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import pickle
+import random
+import resource
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from mdistiller_ext import checkpoint
+from mdistiller_ext.errors import CorruptFileError, MissingFileError, TrainingError
+
+
+def upstream_like() -> dict[str, Any]:
+    """What mdistiller's and RepDistiller's checkpoints hold."""
+    model = OrderedDict(weight=torch.randn(4, 3), bias=torch.zeros(4), num_batches_tracked=torch.tensor(5))
+    optimizer = {"state": {0: {"momentum_buffer": torch.randn(4, 3)}}, "param_groups": [{"lr": np.float64(0.05), "params": [0]}]}
+    return {
+        "epoch": 240,
+        "model": model,
+        "optimizer": optimizer,
+        "best_acc": np.float64(72.5),
+        "accuracy": np.float32(1.5),
+        "opt": argparse.Namespace(model="resnet8x4", lr_decay_epochs=[150, 180]),
+    }
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- saving -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
+    state = {"a": torch.randn(3), "n": 1, "x": 0.1, "list": [1, "b", None], "nested": {1: torch.arange(3)}}
+    checkpoint.save(tmp_path / "f", state)
+    loaded = checkpoint.load(tmp_path / "f")
+    assert torch.equal(loaded["a"], state["a"])
+    assert torch.equal(loaded["nested"][1], torch.arange(3))
+    assert {k: loaded[k] for k in ("n", "x", "list")} == {k: state[k] for k in ("n", "x", "list")}
+    assert files_in(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_a_save_that_fails_on_the_way_leaves_the_old_file_whole_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "latest"
+    checkpoint.save(path, {"epoch": 1})
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class HalfWritten:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> HalfWritten:
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            self.file.close()
+
+        def write(self, content: bytes) -> None:
+            self.file.write(content[: len(content) // 2])
+            self.file.flush()
+            full()
+
+    if step == "write":
+        monkeypatch.setattr("builtins.open", lambda file, mode, real=open: HalfWritten(real(file, mode)))
+    else:
+        monkeypatch.setattr(os, step, full)
+    with pytest.raises(TrainingError, match=f"cannot write {path}: No space left on device"):
+        checkpoint.save(path, {"epoch": 2})
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert files_in(tmp_path) == ["latest"]
+
+
+def test_ctrl_c_in_the_middle_of_a_save_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "latest"
+    checkpoint.save(path, {"epoch": 1})
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, {"epoch": 2})
+    assert checkpoint.load(path) == {"epoch": 1}
+    assert files_in(tmp_path) == ["latest"]
+
+
+def test_a_disk_that_takes_no_more_bytes_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the system itself refuses the bytes, half-way."""
+    path = tmp_path / "latest"
+    code = f"""
+import resource, torch
+from mdistiller_ext import checkpoint
+from mdistiller_ext.errors import TrainingError
+checkpoint.save({str(path)!r}, {{"epoch": 1}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    checkpoint.save({str(path)!r}, {{"epoch": 2, "weights": torch.zeros(100_000)}})
+except TrainingError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    assert f"cannot write {path}: {os.strerror(errno.EFBIG)}" in done.stdout
+    assert checkpoint.load(path) == {"epoch": 1}
+    assert files_in(tmp_path) == ["latest"]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20_000
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="cannot write .*No such file or directory"):
+        checkpoint.save(tmp_path / "gone" / "latest", {})
+
+
+# ---- loading ------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named_in_full(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=f"checkpoint not found: {tmp_path / 'no'}"):
+        checkpoint.load(tmp_path / "no")
+    with pytest.raises(MissingFileError):
+        checkpoint.load(tmp_path)
+
+
+def assert_reported_as_damaged(path: Path) -> None:
+    with pytest.raises(CorruptFileError) as caught:
+        checkpoint.load(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path} ({path.stat().st_size:,} bytes) is truncated, damaged or not a checkpoint")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.9, 0.99, 0.999])
+def test_a_truncated_checkpoint_is_reported(tmp_path: Path, zipped: bool, part: float) -> None:
+    path = tmp_path / "f"
+    torch.save(upstream_like(), path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    assert_reported_as_damaged(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_checkpoint_cut_anywhere_is_reported(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "f"
+    torch.save({"model": {"w": torch.zeros(3)}, "lr": np.float64(0.1)}, path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    for length in range(0, len(content) - 1, 7):
+        path.write_bytes(content[:length])
+        assert_reported_as_damaged(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"G", b"J", b"X", b"<!DOCTYPE html><html>404</html>", b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04"],
+)
+def test_what_is_no_checkpoint_is_reported(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(content)
+    assert_reported_as_damaged(path)
+
+
+def test_random_bytes_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    generator = random.Random(0)
+    for _ in range(200):
+        path.write_bytes(generator.randbytes(generator.choice([1, 2, 5, 20, 300])))
+        assert_reported_as_damaged(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_checkpoint_with_flipped_bytes_loads_or_is_reported(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "f"
+    torch.save({"model": {"w": torch.zeros(3)}, "lr": np.float64(0.1)}, path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    generator = random.Random(0)
+    for _ in range(200):
+        damaged = bytearray(content)
+        for _ in range(generator.choice([1, 5, 40])):
+            damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            checkpoint.load(path)
+        except CorruptFileError as error:
+            assert "\n" not in str(error)
+
+
+class RunsCode:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.target}'",)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, zipped: bool) -> None:
+    path, target = tmp_path / "f", tmp_path / "ran"
+    torch.save({"model": {"w": torch.zeros(2)}, "evil": RunsCode(target)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CorruptFileError, match="more than tensors and plain values.*could run code.*system"):
+        checkpoint.load(path)
+    assert not target.exists()
+    torch.load(path, weights_only=False)  # the trap itself works
+    assert target.exists()
+
+
+def test_a_bare_pickle_that_would_run_code_does_not_run(tmp_path: Path) -> None:
+    path, target = tmp_path / "f", tmp_path / "ran"
+    path.write_bytes(pickle.dumps(RunsCode(target), protocol=2))
+    with pytest.raises(CorruptFileError):
+        checkpoint.load(path)
+    assert not target.exists()
+
+
+def test_a_whole_module_is_refused_by_name(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "f")
+    with pytest.raises(CorruptFileError, match="torch.nn.modules.linear.Linear"):
+        checkpoint.load(tmp_path / "f")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_upstreams_checkpoints_load(tmp_path: Path, zipped: bool) -> None:
+    state = upstream_like()
+    torch.save(state, tmp_path / "f", _use_new_zipfile_serialization=zipped)
+    loaded = checkpoint.load(tmp_path / "f")
+    assert loaded["epoch"] == 240
+    assert loaded["optimizer"]["param_groups"][0]["lr"] == 0.05
+    assert loaded["opt"].lr_decay_epochs == [150, 180]
+    assert all(torch.equal(loaded["model"][k], v) for k, v in state["model"].items())
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_numpy_scalars_load_whichever_numpy_wrote_them(tmp_path: Path, module: str) -> None:
+    torch.save({"lr": np.float64(0.05)}, tmp_path / "f", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "f").read_bytes()
+    own = next(name for name in (b"numpy._core.multiarray", b"numpy.core.multiarray") if name in content)
+    (tmp_path / "f").write_bytes(content.replace(own, module.encode()))
+    assert checkpoint.load(tmp_path / "f") == {"lr": 0.05}
+
+
+# ---- weights ------------------------------------------------------------------------------------------------------
+
+
+def make_model() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+@pytest.mark.parametrize("form", ["bare", "model", "module.", "model and module.", "folder"])
+def test_weights_load_from_every_usual_form(tmp_path: Path, form: str) -> None:
+    source, model = make_model(), make_model()
+    state = dict(source.state_dict())
+    if "module." in form:
+        state = {f"module.{k}": v for k, v in state.items()}
+    path = tmp_path / "student_best"
+    torch.save(state if form in ("bare", "module.") else {"epoch": 1, "model": state}, path)
+    checkpoint.load_weights(model, tmp_path if form == "folder" else path)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), source.state_dict().values(), strict=True))
+
+
+def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
+    model = make_model()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = dict(model.state_dict())
+    del state["0.bias"]
+    state |= {"0.weight": torch.zeros(4, 5), **{f"extra.{i}": torch.zeros(1) for i in range(5)}}
+    torch.save({"model": state}, tmp_path / "f")
+    with pytest.raises(CorruptFileError) as caught:
+        checkpoint.load_weights(model, tmp_path / "f")
+    text = str(caught.value)
+    assert f"{tmp_path / 'f'} does not fit Sequential" in text
+    assert "1 missing: 0.bias" in text
+    assert "5 unexpected: extra.0, extra.1, extra.2 and 2 more" in text
+    assert "1 of another shape: 0.weight [4, 5] for [4, 3]" in text
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("state", [{}, {"model": {}}, {"model": 3}, [1, 2], 7, {"epoch": 1}, {"model": {"w": 1.0}}])
+def test_a_file_without_weights_is_refused(tmp_path: Path, state: Any) -> None:
+    torch.save(state, tmp_path / "f")
+    with pytest.raises(CorruptFileError, match="holds no weights"):
+        checkpoint.load_weights(make_model(), tmp_path / "f")
+
+
+def test_a_training_checkpoint_gives_its_students_weights(tmp_path: Path) -> None:
+    """``latest`` and ``best`` lie beside ``student_latest`` and ``student_best``; naming the one for the other is no mistake."""
+    source, model = make_model(), make_model()
+    torch.save({"epoch": 3, "student": source.state_dict(), "optimizer": {}}, tmp_path / "latest")
+    checkpoint.load_weights(model, tmp_path / "latest")
+    assert torch.equal(model[0].weight, source[0].weight)  # type: ignore[index]
