@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .meters import Averages, top_k_accuracy
+from .meters import Averages, top_k_hits
 
 
 @torch.no_grad()
@@ -21,9 +21,9 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[
         logits, _ = model(images)
         averages.update(
             {
-                "top1": top_k_accuracy(logits, labels, 1),
-                "top5": top_k_accuracy(logits, labels, 5),
-                "loss": F.cross_entropy(logits, labels),
+                "top1": top_k_hits(logits, labels, 1),
+                "top5": top_k_hits(logits, labels, 5),
+                "loss": F.cross_entropy(logits, labels, reduction="sum"),
             },
             len(labels),
         )

@@ -7,19 +7,20 @@ from torch import Tensor
 
 
 class Averages:
-    """Sample-weighted means of named scalars. The names are those of the first update."""
+    """Means over samples of named quantities. The names are those of the first update."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
         self._sums: Tensor | None = None
         self._count = 0
 
-    def update(self, values: dict[str, Tensor], count: int) -> None:
-        """Add batch means (0-d tensors) of a batch of ``count`` samples."""
-        stacked = torch.stack([value.detach() for value in values.values()])
-        stacked = stacked.to(_exact_dtype(stacked.device))
-        self._names = self._names or list(values)
-        self._sums = stacked * count if self._sums is None else self._sums.add_(stacked, alpha=count)
+    def update(self, sums: dict[str, Tensor], count: int) -> None:
+        """Add a batch of ``count`` samples: the sums over it, 0-d tensors."""
+        stacked = torch.stack([value.detach() for value in sums.values()])
+        # float64 counts hits exactly; MPS has none
+        stacked = stacked.to(torch.float32 if stacked.device.type == "mps" else torch.float64)
+        self._names = self._names or list(sums)
+        self._sums = stacked if self._sums is None else self._sums.add_(stacked)
         self._count += count
 
     def read(self) -> dict[str, float]:
@@ -29,13 +30,7 @@ class Averages:
         return {name: total / self._count for name, total in zip(self._names, self._sums.tolist(), strict=True)}
 
 
-def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Percentage of samples whose label is among the k largest logits, a 0-d tensor; k is cut to the number of classes."""
+def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """100 for each sample whose label is among the k largest logits, summed, a 0-d tensor: its mean is in percent."""
     top = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    hits = (top == labels[:, None]).any(dim=1)
-    return hits.to(_exact_dtype(hits.device)).mean() * 100
-
-
-def _exact_dtype(device: torch.device) -> torch.dtype:
-    """float64, so that equal counts of hits are equal numbers; MPS has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return (top == labels[:, None]).sum() * 100

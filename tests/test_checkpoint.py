@@ -27,7 +27,10 @@ from mdistiller_ext.errors import CorruptFileError, MissingFileError, TrainingEr
 def upstream_like() -> dict[str, Any]:
     """What mdistiller's and RepDistiller's checkpoints hold."""
     model = OrderedDict(weight=torch.randn(4, 3), bias=torch.zeros(4), num_batches_tracked=torch.tensor(5))
-    optimizer = {"state": {0: {"momentum_buffer": torch.randn(4, 3)}}, "param_groups": [{"lr": np.float64(0.05), "params": [0]}]}
+    optimizer = {
+        "state": {0: {"momentum_buffer": torch.randn(4, 3)}},
+        "param_groups": [{"lr": np.float64(0.05), "params": [0]}],
+    }
     return {
         "epoch": 240,
         "model": model,
@@ -172,7 +175,16 @@ def test_a_checkpoint_cut_anywhere_is_reported(tmp_path: Path, zipped: bool) -> 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"G", b"J", b"X", b"<!DOCTYPE html><html>404</html>", b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04"],
+    [
+        b"",
+        b"\n",
+        b"G",
+        b"J",
+        b"X",
+        b"<!DOCTYPE html><html>404</html>",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"PK\x03\x04",
+    ],
 )
 def test_what_is_no_checkpoint_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "f"

@@ -168,7 +168,18 @@ def test_a_distillers_settings_are_the_arguments_of_its_class(name: str) -> None
 
 
 def test_what_is_configured_reaches_the_objects(tiny: list[str]) -> None:
-    overrides = ["DISTILLER.TYPE", "DKD", "DKD.BETA", "3", "SOLVER.TRAINER", "dot", "SOLVER.DOT.DELTA", "0.05", "SOLVER.LR", "0.2"]
+    overrides = [
+        "DISTILLER.TYPE",
+        "DKD",
+        "DKD.BETA",
+        "3",
+        "SOLVER.TRAINER",
+        "dot",
+        "SOLVER.DOT.DELTA",
+        "0.05",
+        "SOLVER.LR",
+        "0.2",
+    ]
     trainer = build_trainer(load_config(None, [*tiny, *overrides]))
     assert trainer.distiller.beta == 3.0
     assert {s.name: s.momentum for s in trainer.active_streams} == pytest.approx({"task": 0.85, "kd": 0.95})

@@ -99,7 +99,10 @@ def test_no_room_below_config_knows_a_config_node(file: Path) -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / PACKAGE / "trainers").glob("*.py")), ids=lambda file: file.name)
 def test_trainers_import_no_concrete_method(file: Path) -> None:
     from_distillers = {name for name in imports(file) if room_of(name) == "distillers"}
-    known = {f"{PACKAGE}.distillers", *(f"{PACKAGE}.distillers.base{tail}" for tail in ("", ".ROLES", ".Distiller", ".Progress"))}
+    known = {
+        f"{PACKAGE}.distillers",
+        *(f"{PACKAGE}.distillers.base{tail}" for tail in ("", ".ROLES", ".Distiller", ".Progress")),
+    }
     assert from_distillers <= known
 
 

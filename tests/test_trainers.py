@@ -386,7 +386,9 @@ def all_finite(state: Any) -> bool:
 
 
 @pytest.mark.parametrize("limit", [32, 64, 320])
-def test_a_loss_that_is_not_finite_stops_the_run_and_no_checkpoint_is_of_it(tiny: list[str], tmp_path: Path, limit: int) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_no_checkpoint_is_of_it(
+    tiny: list[str], tmp_path: Path, limit: int
+) -> None:
     config = load_config(None, [*tiny, "DATASET.LIMIT", str(limit), "SOLVER.LR", "1e30"])
     folder = run_folder(config)
     with pytest.raises(TrainingError) as caught:

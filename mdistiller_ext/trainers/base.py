@@ -27,7 +27,7 @@ from ..distillers.base import ROLES, Distiller, Progress
 from ..errors import ConfigError, TrainingError
 from ..evaluate import evaluate
 from ..logger import RunLogger
-from ..meters import Averages, top_k_accuracy
+from ..meters import Averages, top_k_hits
 from ..optim import ComponentSGD
 from ..registry import DISTILLERS, TRAINERS, Registry, register_trainer
 
@@ -246,8 +246,10 @@ class BaseTrainer:
         )
         for step, (images, labels) in enumerate(bar, start=1):
             logits, losses = self.train_step(images, labels)
-            averages.update({**losses, "train_top1": top_k_accuracy(logits, labels, 1)}, len(labels))
-            images_done += len(labels)
+            count = len(labels)
+            sums = {name: loss * count for name, loss in losses.items()}
+            averages.update(sums | {"train_top1": top_k_hits(logits, labels, 1)}, count)
+            images_done += count
             now = time.perf_counter()
             if step == len(self.train_loader) or now - read_at > 2:  # reading synchronises with the device
                 means, read_at = averages.read(), now
