@@ -100,15 +100,12 @@ def top_k_mask(teacher: Tensor, labels: Tensor, k: int | Tensor) -> Tensor:
     Exactly k classes a sample also where logits tie; k of C - 1 or more keeps every non-target class. A 0-d tensor k stays on
     its device, so k can change without a synchronisation. Differs from the DeepKD release, which ranks the target too.
     """
-    ranked = teacher.masked_fill(_target_mask(teacher, labels), -torch.inf)
-    classes = teacher.shape[1]
-    if isinstance(k, Tensor):
-        # The target is the last of the order, and k never reaches it.
-        order = ranked.argsort(dim=1, descending=True, stable=True)
-        keep = (torch.arange(classes, device=teacher.device) < k.clamp(max=classes - 1)).expand_as(order)
-        return torch.zeros_like(keep).scatter(1, order, keep)
-    kept = ranked.topk(min(k, classes - 1), dim=1).indices
-    return torch.zeros_like(teacher, dtype=torch.bool).scatter_(1, kept, True)
+    most = teacher.shape[1] - 1
+    k = k.clamp(max=most) if isinstance(k, Tensor) else min(k, most)
+    # Sorted last, the target is out of reach of k; a stable order settles ties.
+    order = teacher.masked_fill(_target_mask(teacher, labels), -torch.inf).argsort(dim=1, descending=True, stable=True)
+    keep = (torch.arange(most + 1, device=teacher.device) < k).expand_as(order)
+    return torch.zeros_like(keep).scatter(1, order, keep)
 
 
 # ---- KD and DKD ---------------------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ class ComponentSGD(Optimizer):
         weight_decay: L2 coefficient, added once a step, to one stream's buffer, from the weights before the step.
         decay_on: the stream that takes the weight decay, the first by default. A parameter that this stream does not
             reach is decayed in the first stream that does, as DOT's release does for it.
-        partial_momentum: coefficient of all streams of a parameter that not every stream reaches (an auxiliary head of
-            one loss, say); the mean of the momenta by default, which is the rule of the DOT and DeepKD releases.
+        partial_momentum: coefficient of all streams of a parameter that not every stream has ever reached (an auxiliary
+            head of one loss, say); the mean of ``momentum`` by default, which is the rule of the DOT and DeepKD releases.
 
     A parameter's first absorbed gradient is its buffer (no dampening), as in torch.optim.SGD. Which streams reach a
     parameter is learned from the steps already taken, so no gradient has to be kept until all of them are known.
@@ -51,11 +51,6 @@ class ComponentSGD(Optimizer):
     ) -> None:
         if not momentum:
             raise ValueError("ComponentSGD needs at least one stream: momentum={'all': 0.9}")
-        if lr < 0 or weight_decay < 0:
-            raise ValueError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
-        for stream, coefficient in momentum.items():
-            if not 0 <= coefficient < 1:
-                raise ValueError(f"momentum of stream '{stream}' must be in [0, 1), got {coefficient}")
         if partial_momentum is None:
             partial_momentum = sum(momentum.values()) / len(momentum)
         self.decay_on = next(iter(momentum)) if decay_on is None else decay_on
@@ -66,6 +61,31 @@ class ComponentSGD(Optimizer):
             params,
             {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "partial_momentum": partial_momentum},
         )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch.optim; raises ValueError for values out of range or other streams than the first group's."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if not (group["lr"] >= 0 and group["weight_decay"] >= 0):
+            raise ValueError(f"lr and weight_decay must not be negative, got {group['lr']} and {group['weight_decay']}")
+        self._check_same_streams(group["momentum"])
+        for stream, coefficient in (group["momentum"] | {"(partial)": group["partial_momentum"]}).items():
+            if not 0 <= coefficient < 1:
+                raise ValueError(f"momentum of stream '{stream}' must be in [0, 1), got {coefficient}")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch.optim; raises ValueError when the state has other streams."""
+        for saved in state_dict["param_groups"]:
+            self._check_same_streams(saved["momentum"])
+        super().load_state_dict(state_dict)
+        self._reached = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"decay_on": self.decay_on, "_reached": self._reached}
+
+    def _check_same_streams(self, momentum: dict[str, float]) -> None:
+        if momentum.keys() != self.defaults["momentum"].keys():
+            raise ValueError(f"the streams are {', '.join(self.defaults['momentum'])}, not {', '.join(momentum)}")
 
     @staticmethod
     def _check_stream(stream: str, momentum: dict[str, float]) -> None:

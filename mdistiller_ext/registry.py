@@ -1,8 +1,7 @@
 """Name -> class, filled by decorators.
 
-A registry imports the folder that holds its entries the first time it is asked for one, so a new method is one new
-file:
-no list of imports is edited. This room knows nothing of what is registered.
+A registry imports the folder that holds its entries the first time it is asked for one, so a new method is one new file
+and no list of imports is edited. This room knows nothing of what is registered.
 """
 
 from __future__ import annotations
@@ -63,9 +62,13 @@ class Registry:
         if self._imported:
             return
         self._imported = True  # set first: the modules below may ask this registry
-        package = importlib.import_module(self._package)
-        for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
-            importlib.import_module(module.name)
+        try:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
+                importlib.import_module(module.name)
+        except BaseException:
+            self._imported = False  # the next question meets the same error, not half a registry
+            raise
 
 
 def _where(entry: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -162,13 +163,14 @@ def test_metrics_have_a_row_an_epoch_with_every_component(done: tuple[Path, Fini
 def test_the_worklog_is_in_upstreams_form(done: tuple[Path, Finished]) -> None:
     text = (done[0] / "worklog.txt").read_text()
     rule = "-" * 25
-    pattern = rf"{rule}\nepoch: \d+\nlr: \S+\ntrain_acc: \S+\ntrain_loss: \S+\ntest_acc: \S+\ntest_acc_top5: \S+\ntest_loss: \S+\n{rule}\n"
-    assert re.fullmatch(rf"({pattern}){{3}}best_acc\t\d+\.\d\d", text)
+    entries = ("epoch", "lr", "train_acc", "train_loss", "test_acc", "test_acc_top5", "test_loss")
+    block = "".join([rf"{rule}\n", *(rf"{entry}: [\d.e-]+\n" for entry in entries), rf"{rule}\n"])
+    assert re.fullmatch(rf"({block}){{3}}best_acc\t\d+\.\d\d", text)
 
 
 def test_tensorboard_has_a_curve_for_every_component(done: tuple[Path, Finished]) -> None:
     content = next((done[0] / "train.events").iterdir()).read_bytes()
-    for tag in (b"task/ce", b"target/tckd", b"nontarget/nckd", b"train_acc", b"test_acc", b"test_acc_top5", b"lr"):
+    for tag in (b"task/ce", b"target/tckd", b"nontarget/nckd", b"train_acc", b"test_acc_top5", b"test_loss", b"lr"):
         assert content.count(tag) == 3, tag
 
 
@@ -208,7 +210,7 @@ def test_the_config_in_the_folder_repeats_the_run(done: tuple[Path, Finished]) -
 
 
 def test_the_average_of_the_last_students_is_saved_and_told(tiny: list[str], tmp_path: Path) -> None:
-    finished = run_program("train.py", *tiny, *"DISTILLER.TYPE PRKD PRKD.AVERAGE_LAST 2".split())
+    finished = run_program("train.py", *tiny, "DISTILLER.TYPE", "PRKD", "PRKD.AVERAGE_LAST", 2)
     folder = tmp_path / "p" / "run"
     assert names(folder) == ALWAYS | {"student_average"}
     summary = json.loads((folder / "summary.json").read_text())
@@ -314,7 +316,8 @@ def test_eval_works_in_a_process_of_its_own(done: tuple[Path, Finished]) -> None
         ("-m resnet14 -c {file} -d glyphs", ["{file} does not fit", "missing: ", "layer1.1"]),
         ("-m resnet8x4 -c {file} -d glyphs", ["of another shape: ", "[16, 3, 3, 3] for [32, 3, 3, 3]"]),
         ("-m wrn_40_2 -c pretrain -d glyphs", ["no checkpoint of teacher 'wrn_40_2' for glyphs", "looked for", "train.py"]),
-        ("-c {tmp}", ["{tmp}", "config.yaml"]),
+        ("-c {tmp}", ["which architecture?"]),
+        ("-m resnet8 -c {tmp} -d glyphs", ["checkpoint not found: {tmp}/student_best"]),
         ("-m resnet8 -c {file} -d glyphs -bs 0", ["batch_size must be at least 1, got 0"]),
         ("-m resnet8 -c {file} DATASET.LIMT 3", ["unknown setting DATASET.LIMT", "did you mean 'DATASET.LIMIT'?"]),
     ],
@@ -564,7 +567,7 @@ def test_a_second_run_moves_the_first_aside_and_loses_nothing(tiny: list[str], t
 
 def test_a_run_that_cannot_start_moves_nothing_aside(tiny: list[str], tmp_path: Path) -> None:
     run_program("train.py", *tiny, "SOLVER.EPOCHS", 1)
-    mistake = run_program("train.py", *tiny, *"DISTILLER.TYPE DIST SOLVER.TRAINER deepkd".split())
+    mistake = run_program("train.py", *tiny, "DISTILLER.TYPE", "DIST", "SOLVER.TRAINER", "deepkd")
     assert_one_line_error(mistake, "trainer 'deepkd' needs task, target and nontarget; DIST offers task and kd")
     assert names(tmp_path / "p") == {"run"}
 
@@ -640,7 +643,7 @@ def test_a_truncated_teacher_is_reported_as_that(tiny: list[str], teacher_file: 
 
 def test_a_teacher_of_another_architecture_is_told_with_what_differs(tiny: list[str], tmp_path: Path) -> None:
     finished = run_program("train.py", *tiny, "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet14")
-    assert_one_line_error(finished, "does not fit", "missing", "layer1.1.conv1.weight")
+    assert_one_line_error(finished, "does not fit", "missing", "layer1.1.")
     assert not (tmp_path / "p").exists()
 
 
@@ -827,7 +830,7 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(
     before = {name: (folder / name).read_bytes() for name in ("latest", "student_latest", "metrics.csv")}
 
     full = spawn_program("train.py", "--resume", *arguments, preexec_fn=small_files_only(50_000))
-    assert_one_line_error(full, "cannot write", str(folder), os.strerror(27), "--resume")
+    assert_one_line_error(full, "cannot write", str(folder), os.strerror(errno.EFBIG), "--resume")
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert not list(folder.glob(".*.tmp"))
 

@@ -178,7 +178,7 @@ def test_parameter_groups_have_their_own_lr_and_weight_decay_as_in_torchs_sgd():
     ours, theirs = make_parameters(), make_parameters()
 
     def groups(p):
-        return [{"params": p[:1], "lr": 0.3}, {"params": p[1:2], "weight_decay": 0.0}, {"params": p[2:]}]
+        return [{"params": p[:1], "lr": 0.3}, {"params": p[1:2], "weight_decay": 0.0}, {"params": p[2:], "weight_decay": 0.4}]
 
     optimizer = ComponentSGD(groups(ours), 0.1, {"all": 0.9}, 0.05)
     sgd = torch.optim.SGD(groups(theirs), 0.1, 0.9, weight_decay=0.05)
@@ -460,3 +460,36 @@ def test_negative_rates_and_missing_streams_are_refused():
         ComponentSGD(make_parameters(), 0.1, DOT, -0.5)
     with pytest.raises(ValueError, match="at least one stream"):
         ComponentSGD(make_parameters(), 0.1, {})
+
+
+def test_a_copy_goes_on_like_the_original():
+    parameters = make_parameters()
+    optimizer = ComponentSGD(parameters, 0.1, DOT, weight_decay=0.01, decay_on="kd")
+    twins, twin = copy.deepcopy((parameters, optimizer))
+    for weights, opt in ((parameters, optimizer), (twins, twin)):
+        for stream in DOT:
+            for p in weights:
+                p.grad = torch.ones_like(p)
+            opt.absorb(stream)
+        opt.step()
+    assert all(torch.equal(a, b) for a, b in zip(parameters, twins, strict=True))
+
+
+def test_a_state_with_other_streams_is_refused():
+    one = ComponentSGD(make_parameters(), 0.1, {"all": 0.9})
+    with pytest.raises(ValueError, match="the streams are all, not task, kd"):
+        one.load_state_dict(ComponentSGD(make_parameters(), 0.1, DOT).state_dict())
+
+
+def test_loading_a_state_ends_a_step_that_was_begun():
+    optimizer = ComponentSGD(make_parameters(), 0.1, DOT)
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer.absorb("kd")
+    optimizer.load_state_dict(state)
+    optimizer.absorb("kd")
+
+
+@pytest.mark.parametrize("group", [{"momentum": {"task": 3.0, "kd": 0.9}}, {"momentum": {"task": 0.9}}, {"lr": float("nan")}])
+def test_a_group_of_its_own_is_checked_too(group):
+    with pytest.raises(ValueError, match=r"must be in|the streams are|must not be negative"):
+        ComponentSGD([{"params": make_parameters(), **group}], 0.1, DOT)

@@ -339,10 +339,8 @@ def test_onecycle_spans_all_steps_and_peaks_at_the_rate(tiny: list[str]) -> None
 
 
 def test_the_average_is_the_mean_of_the_last_students_with_batch_norm_of_its_own(tiny: list[str], tmp_path: Path) -> None:
-    config = load_config(
-        None,
-        [*tiny, *"DISTILLER.TYPE PRKD PRKD.AVERAGE_LAST 2 SOLVER.EPOCHS 4 LOG.SAVE_CHECKPOINT_FREQ 1 SOLVER.LR 0.05".split()],
-    )
+    more = "DISTILLER.TYPE PRKD PRKD.AVERAGE_LAST 2 SOLVER.EPOCHS 4 LOG.SAVE_CHECKPOINT_FREQ 1 SOLVER.LR 0.05"
+    config = load_config(None, [*tiny, *more.split()])
     folder = run_folder(config)
     run = build_trainer(config, folder)
     summary = run.train()

@@ -54,6 +54,13 @@ def paired_logits(student: Output, teacher: Output, *, standardized: bool) -> tu
     return student.logits, teacher.logits
 
 
+def _run(model: nn.Module, images: Tensor) -> Output:
+    output = model(images)
+    if not isinstance(output, tuple) or len(output) != 2:
+        raise ConfigError(f"{type(model).__name__} must return (logits [N, C], features by name), not {type(output).__name__}")
+    return Output(*output)
+
+
 class Distiller(nn.Module):
     """A student, a frozen teacher and the losses between them.
 
@@ -71,6 +78,8 @@ class Distiller(nn.Module):
         super().__init__()
         if teacher is None and self.needs_teacher:
             raise ConfigError(f"{type(self).__name__} needs a teacher")
+        if teacher is student:
+            raise ConfigError("student and teacher are the same module; freezing the teacher would freeze the student")
         self.student = student
         self.teacher = teacher
         self._checked = False
@@ -87,12 +96,12 @@ class Distiller(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor, progress: Progress) -> tuple[Output, dict[str, Tensor]]:
         """Images ``[N, 3, H, W]``, labels ``[N]`` -> the student's output and the loss components."""
-        student = Output(*self.student(images))
+        student = _run(self.student, images)
         # Without a teacher the student stands in: losses() of such a method does not look at it.
         teacher = student
         if self.teacher is not None:
             with torch.no_grad():
-                teacher = Output(*self.teacher(images))
+                teacher = _run(self.teacher, images)
         if not self._checked:
             self._check_outputs(student, teacher, labels)
         losses = self.losses(student, teacher, labels, progress)
@@ -132,14 +141,21 @@ class Distiller(nn.Module):
         weight = next(self.student.parameters())
         images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)
         labels = torch.zeros(2, dtype=torch.long, device=weight.device)
-        training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             with torch.no_grad():
                 _, losses = self(images, labels, Progress(1, 1, weight.device))
+        except ConfigError:
+            raise
         except ValueError as error:  # what a loss says of its arguments
             raise ConfigError(f"{type(self).__name__}: {error}") from error
-        self.train(training)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        bad = [name for name, value in losses.items() if not value.isfinite()]
+        if bad:
+            raise ConfigError(f"{type(self).__name__} gives no finite {', '.join(bad)}; look at its temperature and weights")
         return list(losses)
 
     def train(self, mode: bool = True) -> Distiller:

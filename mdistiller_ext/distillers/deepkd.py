@@ -26,11 +26,13 @@ def dynamic_k(progress: Progress, classes: int, *, initial: float, static: int, 
 
     Easy phase: from ``initial`` (a fraction of the classes) in epoch 1 linearly to ``static`` (a number of classes) in epoch
     ``phase_ends[0]``; transition: ``static``, until epoch ``phase_ends[1]``; hard: linearly to all C - 1 non-target classes
-    in the last epoch.
+    in the last epoch. A run that ends before a phase end stays where it is. Never under 2, since one class alone has no
+    distribution to learn, and ``static`` is the most that the easy phase starts with.
     """
     easy_end, transition_end = phase_ends
     most = classes - 1
-    low, middle = min(max(round(initial * classes), 1), most), min(static, most)
+    middle = min(static, most)
+    low = min(max(round(initial * classes), 2), middle)
     easy = (progress.epoch - 1) / max(easy_end - 1, 1)
     hard = (progress.epoch - transition_end) / max(progress.epochs - transition_end, 1)
     k = torch.lerp(torch.full_like(easy, low), torch.full_like(easy, middle), easy.clamp(0, 1))

@@ -34,7 +34,9 @@ class GDKD(Distiller):
     ) -> None:
         super().__init__(student, teacher)
         self.ce_weight = ce_weight
-        self.weights = (w0, w1, w2)
+        self.w0 = w0
+        self.w1 = w1
+        self.w2 = w2
         self.topk = topk
         self.kl_type = kl_type
         self.t = t
@@ -47,9 +49,9 @@ class GDKD(Distiller):
         weight = warm_up(progress, self.warmup)
         return {
             "task/ce": self.ce_weight * F.cross_entropy(student.logits, labels),
-            "target/high": weight * self.weights[0] * high,
-            "nontarget/top": weight * self.weights[1] * top,
-            "nontarget/rest": weight * self.weights[2] * rest,
+            "target/high": weight * self.w0 * high,
+            "nontarget/top": weight * self.w1 * top,
+            "nontarget/rest": weight * self.w2 * rest,
         }
 
     def parts(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:

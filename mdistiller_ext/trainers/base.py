@@ -149,7 +149,8 @@ class BaseTrainer:
                 {stream.name: stream.momentum for stream in self.active_streams},
                 weight_decay,
                 decay_on=decayed[0],
-                # The mean over the streams as declared, so that merging them changes nothing for such parameters.
+                # The mean over the streams as declared: a parameter that a single one of them reaches moves the same
+                # whether they are merged or not.
                 partial_momentum=sum(stream.momentum for stream in separate) / len(separate),
             )
         except ValueError as error:
@@ -372,7 +373,10 @@ class BaseTrainer:
         """Continue from what :meth:`state_dict` gave, in a trainer built from the same settings."""
         self.distiller.student.load_state_dict(state["student"])
         self.distiller.load_own_state_dict(state["distiller"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise ConfigError(f"the checkpoint's optimizer does not fit: {error}") from error
         self.scheduler.load_state_dict(state["scheduler"])
         if state["average"] is not None:
             self.average = AveragedModel(self.distiller.student)
