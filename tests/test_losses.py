@@ -644,4 +644,4 @@ def test_unknown_options_name_the_known_ones():
 
 def test_top_k_mask_of_tied_logits_is_the_same_for_a_number_and_a_tensor():
     logits, labels = torch.zeros(4, 10), torch.arange(4)
-    assert torch.equal(top_k_mask(logits, labels, 3), top_k_mask(logits, labels, torch.tensor(3)))
+    assert torch.equal(L.top_k_mask(logits, labels, 3), L.top_k_mask(logits, labels, torch.tensor(3)))
