@@ -173,8 +173,11 @@ def _read_yaml(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold settings, KEY: value, not a {type(content).__name__}")
     bases = content.pop("_BASE_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"_BASE_ in {path} must be a file name or a list of them, not {bases!r}")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         _overlay(merged, _read_yaml(path.parent / base, (*children, path.resolve())))
     _overlay(merged, content)
     return merged

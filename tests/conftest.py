@@ -66,15 +66,15 @@ def run_program(program: str, *arguments: Any) -> Finished:
     return Finished(status, out.getvalue(), err.getvalue())
 
 
-def spawn_program(program: str, *arguments: Any, **options: Any) -> Finished:
-    """The same in a process of its own; ``options`` are subprocess.run's."""
+def spawn_program(program: str, *arguments: Any, limit: int = 300, **options: Any) -> Finished:
+    """The same in a process of its own, killed after ``limit`` seconds; ``options`` are subprocess.run's."""
     command = [sys.executable, program, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **options)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False, **options)
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def glyphs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DATASET.ROOT with the glyphs already drawn."""
     root = tmp_path_factory.mktemp("data")
     create_loaders("glyphs", root=root, batch_size=1, test_batch_size=1)
@@ -91,14 +91,14 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(data_root: Path, teacher_file: Path, tmp_path: Path) -> list[str]:
+def tiny(glyphs_root: Path, teacher_file: Path, tmp_path: Path) -> list[str]:
     """Overrides for a run of a second: resnet8 teaches resnet8, 64 images, 3 epochs of 2 steps, in ``tmp_path/p/run``."""
     settings = {
         "EXPERIMENT.PROJECT": "p",
         "EXPERIMENT.NAME": "run",
         "LOG.PREFIX": tmp_path,
         "DATASET.TYPE": "glyphs",
-        "DATASET.ROOT": data_root,
+        "DATASET.ROOT": glyphs_root,
         "DATASET.LIMIT": 64,
         "DISTILLER.STUDENT": "resnet8",
         "DISTILLER.TEACHER": "resnet8",

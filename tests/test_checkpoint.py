@@ -171,7 +171,9 @@ def test_a_checkpoint_cut_anywhere_is_reported(tmp_path: Path, zipped: bool) -> 
     content = path.read_bytes()
     for length in range(0, len(content) - 1, 7):
         path.write_bytes(content[:length])
-        assert_reported_as_damaged(path)
+        with pytest.raises(CorruptFileError) as caught:  # "damaged", or "holds more" where the name of a class is cut off
+            checkpoint.load(path)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

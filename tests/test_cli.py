@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import gc
 import json
 import os
 import re
@@ -100,10 +101,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def done(data_root: Path, teacher_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+def done(glyphs_root: Path, teacher_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
     """A finished run of the main job's recipe, made small, and what it printed."""
     prefix = tmp_path_factory.mktemp("done")
-    overrides = f"EXPERIMENT.NAME run LOG.PREFIX {prefix} DATASET.ROOT {data_root} DATASET.LIMIT 200 DATASET.TEST.BATCH_SIZE 64"
+    overrides = (
+        f"EXPERIMENT.NAME run LOG.PREFIX {prefix} DATASET.ROOT {glyphs_root} DATASET.LIMIT 200 DATASET.TEST.BATCH_SIZE 64"
+    )
     overrides += f" DISTILLER.TEACHER resnet8 DISTILLER.TEACHER_CKPT {teacher_file}"
     overrides += " SOLVER.EPOCHS 3 SOLVER.BATCH_SIZE 64 DEEPKD.PHASE_ENDS [1,2] LOG.SAVE_CHECKPOINT_FREQ 2 SOLVER.DEVICE cpu"
     finished = run_program("train.py", "--cfg", MAIN_JOB, *overrides.split())
@@ -251,7 +254,7 @@ def test_eval_of_a_run_folder_gives_the_recorded_best(done: tuple[Path, Finished
 
 
 @pytest.mark.parametrize("name", ["student_best", "student_latest", "student_2"])
-def test_eval_of_a_checkpoint_gives_what_was_recorded(done: tuple[Path, Finished], data_root: Path, name: str) -> None:
+def test_eval_of_a_checkpoint_gives_what_was_recorded(done: tuple[Path, Finished], glyphs_root: Path, name: str) -> None:
     folder, _ = done
     table = rows(folder)
     row = {"student_latest": table[-1], "student_2": table[1]}.get(name) or max(table, key=lambda row: float(row["test_top1"]))
@@ -265,7 +268,7 @@ def test_eval_of_a_checkpoint_gives_what_was_recorded(done: tuple[Path, Finished
         "-bs",
         50,
         "DATASET.ROOT",
-        data_root,
+        glyphs_root,
         "DATASET.LIMIT",
         200,
     ]
@@ -273,28 +276,28 @@ def test_eval_of_a_checkpoint_gives_what_was_recorded(done: tuple[Path, Finished
     assert f"top-1 {float(row['test_top1']):.2f} %  top-5 {float(row['test_top5']):.2f} %" in finished.out
 
 
-def test_eval_of_a_training_checkpoint_gives_its_student(done: tuple[Path, Finished], data_root: Path) -> None:
+def test_eval_of_a_training_checkpoint_gives_its_student(done: tuple[Path, Finished], glyphs_root: Path) -> None:
     folder, _ = done
-    arguments = ["-m", "resnet8", "-c", folder / "latest", "-d", "glyphs", "DATASET.ROOT", data_root, "DATASET.LIMIT", 200]
+    arguments = ["-m", "resnet8", "-c", folder / "latest", "-d", "glyphs", "DATASET.ROOT", glyphs_root, "DATASET.LIMIT", 200]
     assert f"top-1 {float(rows(folder)[-1]['test_top1']):.2f} %" in run_program("eval.py", *arguments).out
 
 
 def test_eval_of_a_teacher_is_what_training_said_of_it(
-    done: tuple[Path, Finished], teacher_file: Path, data_root: Path
+    done: tuple[Path, Finished], teacher_file: Path, glyphs_root: Path
 ) -> None:
     folder, _ = done
     top1 = json.loads((folder / "summary.json").read_text())["teacher_top1"]
-    asked = ["-m", "resnet8", "-d", "glyphs", "DATASET.ROOT", data_root, "DATASET.LIMIT", 200]
+    asked = ["-m", "resnet8", "-d", "glyphs", "DATASET.ROOT", glyphs_root, "DATASET.LIMIT", 200]
     assert f"top-1 {top1:.2f} %" in run_program("eval.py", *asked, "-c", teacher_file).out
     pretrained = run_program("eval.py", *asked, "-c", "pretrain", "DISTILLER.TEACHER_CKPT", teacher_file)
     assert f"top-1 {top1:.2f} %" in pretrained.out, pretrained.err
 
 
-def test_pretrain_is_the_teacher_that_ships(data_root: Path) -> None:
+def test_pretrain_is_the_teacher_that_ships(glyphs_root: Path) -> None:
     recorded = ROOT / "teachers" / "glyphs" / "resnet20.pth"
     if not recorded.is_file():
         pytest.skip("no teacher ships yet")
-    arguments = ["-m", "resnet20", "-c", "pretrain", "-d", "glyphs", "DATASET.ROOT", data_root, "DATASET.LIMIT", 500]
+    arguments = ["-m", "resnet20", "-c", "pretrain", "-d", "glyphs", "DATASET.ROOT", glyphs_root, "DATASET.LIMIT", 500]
     finished = run_program("eval.py", *arguments)
     assert finished.status == 0
     assert float(re.search(r"top-1 (\S+) %", finished.out)[1]) > 80  # type: ignore[index]
@@ -323,10 +326,10 @@ def test_eval_works_in_a_process_of_its_own(done: tuple[Path, Finished]) -> None
     ],
 )
 def test_a_mistake_with_eval_is_one_line(
-    tmp_path: Path, teacher_file: Path, data_root: Path, arguments: str, parts: list[str]
+    tmp_path: Path, teacher_file: Path, glyphs_root: Path, arguments: str, parts: list[str]
 ) -> None:
     places = {"file": teacher_file, "tmp": tmp_path}
-    finished = run_program("eval.py", *arguments.format(**places).split(), "DATASET.ROOT", data_root)
+    finished = run_program("eval.py", *arguments.format(**places).split(), "DATASET.ROOT", glyphs_root)
     assert_one_line_error(finished, *(part.format(**places) for part in parts))
 
 
@@ -415,6 +418,7 @@ class Killed(BaseException):
     """Nothing after it runs, as after kill -9."""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the files that the killed run left open
 def test_a_run_killed_between_any_two_files_resumes_exactly(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,6 +448,7 @@ def test_a_run_killed_between_any_two_files_resumes_exactly(
             left.unlink()
         assert_same_run(folder, never_stopped)
         folder.rename(tmp_path / f"killed_{killed_after}")
+    gc.collect()  # those files are closed here, not in another test
 
 
 KILLER = """
@@ -782,17 +787,9 @@ def test_a_wrong_setting_of_ones_own_method_is_told(tiny: list[str], plugin: Pat
     assert_one_line_error(finished, "unknown setting MYMETHOD.WIEGHT in", "wrong.yaml", "did you mean 'MYMETHOD.WEIGHT'?")
 
 
-def test_a_run_of_ones_own_method_can_be_evaluated_without_the_plugin(tiny: list[str], tmp_path: Path, plugin: Path) -> None:
-    """Its student is one of the zoo's: nothing of the method is needed."""
-    arguments = ["--plugin", plugin, "--cfg", plugin.with_name("my.yaml"), *tiny, "SOLVER.EPOCHS", 1]
-    assert spawn_program("train.py", *arguments).status == 0
-    evaluated = run_program("eval.py", "-c", tmp_path / "p" / "run")
-    assert evaluated.status == 0, evaluated.err
-
-
 def test_without_its_plugin_a_method_is_unknown_and_the_way_out_is_named(tiny: list[str], plugin: Path) -> None:
     finished = run_program("train.py", "--cfg", plugin.with_name("my.yaml"), *tiny)
-    assert_one_line_error(finished, "MYMETHOD", "--plugin")
+    assert_one_line_error(finished, "unknown setting MYMETHOD", "--plugin")
 
 
 def test_a_plugin_named_like_a_module_in_use_does_not_replace_it(tiny: list[str], tmp_path: Path, plugin: Path) -> None:
@@ -844,14 +841,27 @@ def test_a_disk_full_from_the_start_is_one_line(tiny: list[str], limit: int) -> 
     assert_one_line_error(full, "cannot")
 
 
-def test_curves_that_do_not_fit_on_the_disk_cost_no_epoch(tiny: list[str], tmp_path: Path) -> None:
-    """TensorBoard's file is written by a thread of its own; that it fails must not hang or kill the run."""
+@pytest.mark.parametrize("records", [0, 4])
+def test_a_disk_that_is_full_only_for_tensorboard_ends_the_run_too(tiny: list[str], tmp_path: Path, records: int) -> None:
+    """Its file is the last that an epoch writes: the run must neither hang nor lose the epoch."""
     plugin = tmp_path / "full.py"
     plugin.write_text(
-        "import tensorboardX.record_writer as r\n"
-        "def full(self, *_):\n    raise OSError(28, 'No space left on device')\n"
-        "r.RecordWriter.write = full\n"
+        f"""
+import tensorboardX.record_writer as writer
+
+write, written = writer.RecordWriter.write, 0
+
+def full(self, record):
+    global written
+    written += 1
+    if written > {records}:
+        raise OSError(28, "No space left on device")
+    return write(self, record)
+
+writer.RecordWriter.write = full
+"""
     )
-    finished = spawn_program("train.py", "--plugin", plugin, *tiny)
-    assert "Traceback" not in finished.err
-    assert checkpoint.load(tmp_path / "p/run/latest")["epoch"] == 3 or finished.err.startswith("error: ")
+    finished = spawn_program("train.py", "--plugin", plugin, *tiny, limit=60)
+    assert_one_line_error(finished, "cannot write", "train.events", "No space left on device")
+    if records:
+        assert checkpoint.load(tmp_path / "p/run/latest")["epoch"] == 1

@@ -166,9 +166,9 @@ class DoubleLoader:
 
 
 @pytest.fixture(scope="module")
-def double_trainer(data_root: Path) -> Callable[..., BaseTrainer]:
+def double_trainer(glyphs_root: Path) -> Callable[..., BaseTrainer]:
     """Trainers on double-precision networks that start from the same weights."""
-    train, test = create_loaders("glyphs", root=data_root, batch_size=8, test_batch_size=40, limit=40)
+    train, test = create_loaders("glyphs", root=glyphs_root, batch_size=8, test_batch_size=40, limit=40)
     torch.manual_seed(1)
     student = create_model("resnet8", dataset="glyphs").double()
     teacher = create_model("resnet8", dataset="glyphs").double()
