@@ -45,7 +45,9 @@ def main() -> None:
 
     model = create_model(model_name, dataset=dataset)
     if arguments.ckpt == "pretrain":
-        weights = teacher_path(load_config(None, ["DISTILLER.TEACHER", model_name, "DATASET.TYPE", dataset]))
+        asked = {"TEACHER": model_name, "TEACHER_CKPT": config.DISTILLER.TEACHER_CKPT}
+        settings = [part for key, value in asked.items() for part in (f"DISTILLER.{key}", value)]
+        weights = teacher_path(load_config(None, [*settings, "DATASET.TYPE", dataset]))
     checkpoint.load_weights(model, weights)
     device = choose_device(config.SOLVER.DEVICE)
     _, loader = create_loaders(

@@ -8,6 +8,7 @@ python train.py --cfg my.yaml --plugin my_method.py
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the same run")
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="your own methods, models, data sets")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over the file's, such as SOLVER.LR 0.1")
+    # argparse has no public way to say that -1e-3 is a value (before Python 3.14 it takes it for an option).
+    parser._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
     arguments = parser.parse_intermixed_args()
-    if arguments.seed is not None:
+    if arguments.seed is not None and len(arguments.opts) % 2 == 0:  # else load_config names the one without a partner
         arguments.opts += ["EXPERIMENT.SEED", str(arguments.seed)]
     return arguments
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from yacs.config import CfgNode
@@ -17,7 +19,7 @@ from . import checkpoint
 from .config import differences, hyper_parameters, solver_arguments, stream_options
 from .data import create_loaders
 from .distillers import create_distiller
-from .errors import ConfigError, MissingFileError
+from .errors import ConfigError, CorruptFileError, MissingFileError
 from .logger import RunLogger
 from .models import create_model
 from .registry import DATASETS, DISTILLERS, TRAINERS
@@ -32,11 +34,12 @@ def load_plugin(path: str) -> None:
     file = Path(path)
     if not file.is_file():
         raise MissingFileError(f"plugin not found: {file.absolute()}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = f"plugin_{file.stem}"  # a file called random.py must not replace Python's
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"plugin {file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
 
 
@@ -107,7 +110,12 @@ def prepare_folder(folder: Path, config: CfgNode, *, resume: bool) -> dict[str, 
         if not latest.is_file():
             raise MissingFileError(f"nothing to resume: no checkpoint {latest.absolute()}. Start the run without --resume")
         state: dict[str, Any] = checkpoint.load(latest)
-        changed = differences(state["config"], config.dump(), _MAY_CHANGE)
+        if not isinstance(state, dict) or "config" not in state:
+            raise CorruptFileError(f"{latest} is no checkpoint of a run: nothing can go on from it")
+        for half_written in folder.glob(".*.tmp"):  # by a run that was killed
+            half_written.unlink()
+        changed = differences(state["config"], config.dump())
+        changed = [line for line in changed if line.startswith(_used_settings(config)) and not line.startswith(_MAY_CHANGE)]
         if changed:
             raise ConfigError(
                 f"the run in {folder} was started with other settings ({'; '.join(changed)}). "
@@ -131,6 +139,11 @@ def _place(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)
 
 
+def _used_settings(config: CfgNode) -> tuple[str, ...]:
+    """Prefixes of the settings that a run depends on: not those of other methods."""
+    return ("EXPERIMENT.", "DATASET.", "DISTILLER.", "SOLVER.", f"{config.DISTILLER.TYPE}.")
+
+
 def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool = False) -> BaseTrainer:
     """All objects of a run, on their device, ready to ``train()``.
 
@@ -144,7 +157,8 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool =
     if needs_teacher:
         teacher_path(config)  # found missing before data are fetched
     device = choose_device(config.SOLVER.DEVICE)
-    torch.manual_seed(config.EXPERIMENT.SEED)
+    for seed in (torch.manual_seed, random.seed, np.random.seed):  # the last two for plugins that draw from them
+        seed(config.EXPERIMENT.SEED % 2**32)  # numpy's range
     student = _place(create_model(config.DISTILLER.STUDENT, dataset=config.DATASET.TYPE), device)
     teacher = _place(load_teacher(config), device) if needs_teacher else None
     train_loader, test_loader = create_loaders(

@@ -11,8 +11,8 @@ import argparse
 import contextlib
 import io
 import os
-import pickle
-import zipfile
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise TrainingError(
             f"cannot write {path}: {error.strerror or error}. What was saved before is whole; "
             "free some space or mend the folder, and go on with --resume"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
@@ -71,16 +72,20 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> An
     if not path.is_file():
         raise MissingFileError(f"checkpoint not found: {path.absolute()}")
     try:
-        with torch.serialization.safe_globals(_ALLOWED):
-            return torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            what = str(error).split("WeightsUnpickler error: ")[-1].split("\n")[0].strip()
+        content = path.read_bytes()
+    except OSError as error:
+        raise CorruptFileError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's thoughts on odd pickles: they load or they are reported below
+            return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # bytes at random can make an unpickler raise anything
+        refused = re.search(r"GLOBAL (\S+) was not an allowed|Trying to load unsupported GLOBAL (\S+)", str(error))
+        if refused:
             raise CorruptFileError(
-                f"{path} holds more than tensors and plain values, and was not loaded, as that could run code: {what}"
+                f"{path} holds more than tensors and plain values, and was not loaded, as that could run code: "
+                f"{refused[1] or refused[2]}"
             ) from error
-        raise _corrupt(path, error) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
         raise _corrupt(path, error) from error
 
 
@@ -95,15 +100,15 @@ def _corrupt(path: Path, error: Exception) -> CorruptFileError:
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Load a model's weights from a file or a run folder (its ``student_best``).
 
-    Takes upstream's ``{"model": state_dict}`` and a bare state_dict, also as saved from DataParallel. Raises
-    CorruptFileError that names the entries which are missing, unexpected or of another shape.
+    Takes upstream's ``{"model": state_dict}``, a run's checkpoint and a bare state_dict, also as saved from DataParallel.
+    Raises CorruptFileError that names the entries which are missing, unexpected or of another shape.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "student_best"
     state = load(path)
     if isinstance(state, dict):
-        state = state.get("model", state)
+        state = state.get("model", state.get("student", state))
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise CorruptFileError(f"{path} holds no weights: expected a state_dict, or one under the key 'model'")
     state = {key.removeprefix("module."): value for key, value in state.items()}

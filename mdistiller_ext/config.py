@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import itertools
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from .errors import ConfigError, UnknownNameError, did_you_mean
 from .registry import DISTILLERS, TRAINERS
 from .trainers.base import BaseTrainer
 
+_GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 # Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
 _NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "merge", "stream_options"}
 
@@ -67,6 +69,8 @@ def default_config() -> CfgNode:
             tree["SOLVER"][name.upper()] = options
     for name in DISTILLERS:
         distiller = DISTILLERS.get(name)
+        if name in _GROUPS:
+            raise ConfigError(f"a distiller cannot be called {name}: that is a group of settings ({distiller.__module__})")
         tree[name] = _settings(distiller.__init__, spelling=distiller.config_keys)
     return CfgNode(tree)
 
@@ -83,11 +87,13 @@ def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[str] = 
     """
     config = default_config()
     if path is not None:
-        _merge(config, _read_yaml(Path(path)), where=str(path))
+        _merge_file(config, Path(path))
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs, KEY VALUE; '{overrides[-1]}' has no partner")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        _merge(config, _nested(key, _parse(value)), where="the command line")
+        # A setting that is text takes the words as they are: a TAG of 0.10 is no number.
+        is_text = isinstance(_flat(config).get(key), str)
+        _merge(config, _nested(key, value if is_text else _parse(value)), where="the command line")
     _check(config)
     if not config.EXPERIMENT.NAME:
         config.EXPERIMENT.NAME = _experiment_name(config.EXPERIMENT.TAG, overrides)
@@ -113,10 +119,10 @@ def solver_arguments(config: CfgNode) -> dict[str, Any]:
     return {k: config.SOLVER[k.upper()] for k in keywords if k not in _NOT_SETTINGS}
 
 
-def differences(old: str, new: str, ignore: Sequence[str] = ()) -> list[str]:
+def differences(old: str, new: str) -> list[str]:
     """Settings that differ between two dumped configurations, as ``KEY: old -> new``."""
     a, b = (_flat(yaml.safe_load(text)) for text in (old, new))
-    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and not k.startswith(tuple(ignore)))
+    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
     return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in keys]
 
 
@@ -158,15 +164,15 @@ def _arguments(node: CfgNode, function: Any, spelling: dict[str, str]) -> dict[s
 # ---- reading and merging ------------------------------------------------------------------------------------------
 
 
-def _read_yaml(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A yaml file over those that its ``_BASE_`` names."""
+def _merge_file(config: CfgNode, path: Path, children: tuple[Path, ...] = ()) -> None:
+    """Put a yaml file's settings into the tree, after those of the files that its ``_BASE_`` names."""
     if path.resolve() in children:
         raise ConfigError(f"{path}: _BASE_ leads back to itself")
     if not path.is_file():
         raise ConfigError(f"config file not found: {path}{_near_file(path)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise ConfigError(f"{path} is not readable yaml: {' '.join(str(error).split())}") from error
     if content is None:
         content = {}
@@ -176,29 +182,18 @@ def _read_yaml(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ConfigError(f"_BASE_ in {path} must be a file name or a list of them, not {bases!r}")
-    merged: dict[str, Any] = {}
     for base in bases:
-        _overlay(merged, _read_yaml(path.parent / base, (*children, path.resolve())))
-    _overlay(merged, content)
-    return merged
+        _merge_file(config, path.parent / base, (*children, path.resolve()))
+    _merge(config, content, where=str(path))
 
 
 def _near_file(path: Path) -> str:
-    """A hint at existing yaml files, for a path that is not one."""
-    folder = path.parent
-    while not folder.is_dir():
-        folder = folder.parent
-    files = [str(file) for file in sorted(folder.rglob("*.yaml"))[:2000]]
+    """A hint at an existing yaml file, for a path that is not one."""
+    folder = path.parent if path.parent.is_dir() else path.parent.parent
+    folders = [Path("configs")] + ([folder] if folder.is_dir() and folder != Path(folder.anchor) else [])
+    files = [str(file) for each in folders for file in itertools.islice(each.rglob("*.yaml"), 2000)]
     near = difflib.get_close_matches(str(path), files, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _overlay(into: dict[str, Any], over: dict[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _overlay(into[key], value)
-        else:
-            into[key] = value
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -230,9 +225,10 @@ def _merge(config: CfgNode, settings: dict[str, Any], where: str, prefix: str = 
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if key not in config:
-            known = [f"{prefix}{k}" for k in config] or _flat(default_config())
-            near = did_you_mean(name, known) or did_you_mean(name, _flat(default_config()))
-            raise UnknownNameError(f"unknown setting {name} in {where}{near or '.'} Known here: {', '.join(known)}")
+            near = _near_setting(name)
+            known = ", ".join(f"{prefix}{k}" for k in config)
+            plugin = " Settings of a method of your own are known once its file is named by --plugin." if not prefix else ""
+            raise UnknownNameError(f"unknown setting {name} in {where}{near or '.'} Known here: {known}.{plugin}")
         default = config[key]
         if isinstance(default, CfgNode):
             if not isinstance(value, dict):
@@ -240,6 +236,17 @@ def _merge(config: CfgNode, settings: dict[str, Any], where: str, prefix: str = 
             _merge(default, value, where, f"{name}.")
         else:
             config[key] = _coerce(default, value, name, where)
+
+
+def _near_setting(name: str) -> str:
+    """A hint at the setting that was meant: of the same last word in the same group, or the nearest in spelling."""
+    tree = default_config()
+    known = list(_flat(tree))
+    group, _, leaf = name.rpartition(".")
+    namesakes = [k for k in known if k.endswith(f".{leaf}") and k.startswith(group.split(".")[0])]
+    if namesakes:
+        return did_you_mean(name, namesakes, cutoff=0.0)
+    return did_you_mean(name, known) if group else did_you_mean(name, [*tree, *known])
 
 
 def _coerce(default: Any, value: Any, name: str, where: str) -> Any:

@@ -35,10 +35,10 @@ class TrainingError(UserError, RuntimeError):
     """Training that cannot go on, such as a loss that is not finite."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'DKD'?"`` for the nearest of ``known``, or an empty string when nothing is near."""
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """``"; did you mean 'DKD'?"`` for the nearest of ``known``, or an empty string when none is as similar as ``cutoff``."""
     spelling = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), spelling, n=1)
+    near = difflib.get_close_matches(name.lower(), spelling, n=1, cutoff=cutoff)
     return f"; did you mean '{spelling[near[0]]}'?" if near else ""
 
 

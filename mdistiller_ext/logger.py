@@ -15,6 +15,7 @@ from typing import Any
 
 from .checkpoint import write_atomically
 from .curves import draw_curves
+from .tensorboard import ScalarWriter
 
 # mdistiller's names, in worklog.txt and TensorBoard, so that its runs and ours can be laid over each other.
 _UPSTREAM_NAMES = {
@@ -46,11 +47,9 @@ class RunLogger:
         wandb_project: str | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        from tensorboardX import SummaryWriter  # imported here: it costs time that eval.py need not spend
-
         self.folder = folder
         self.title = title
-        self._tensorboard = SummaryWriter(str(folder / "train.events"), purge_step=first_epoch)
+        self._tensorboard = ScalarWriter(folder / "train.events", first_epoch)
         self._wandb = _start_wandb(wandb_project, title, folder, settings) if wandb_project else None
 
     def note(self, text: str) -> None:
@@ -70,9 +69,7 @@ class RunLogger:
         self._write_records(history)
         scalars = {name: row[key] for name, key in _UPSTREAM_NAMES.items()}
         scalars |= {key: value for key, value in row.items() if "/" in key} | {"lr": row["lr"]}
-        for name, value in scalars.items():
-            self._tensorboard.add_scalar(name, value, step)
-        self._tensorboard.flush()
+        self._tensorboard.add(scalars, step)
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)
 
@@ -85,10 +82,9 @@ class RunLogger:
         self.close(history)
 
     def close(self, history: list[dict[str, float]]) -> None:
-        """Draw the curves and close what is open; also for a run that was stopped."""
+        """Draw the curves and end W&B's run; also for a run that was stopped."""
         if history:
             write_atomically(self.folder / "curves.png", draw_curves(history, self.title))
-        self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 

@@ -58,6 +58,13 @@ def _kl_within(student: Tensor, teacher: Tensor, group: Tensor, kl_type: KLType 
     raise ValueError(f"unknown kl_type '{kl_type}'. Known: forward, reverse, both")
 
 
+def _soften(student: Tensor, teacher: Tensor, temperature: Scalar) -> tuple[Tensor, Tensor]:
+    """Both logits divided by T. Raises ValueError unless a number T is positive (a tensor's value is not looked at)."""
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise ValueError(f"the temperature must be positive, not {temperature}")
+    return student / temperature, teacher / temperature
+
+
 def _target_mask(logits: Tensor, labels: Tensor) -> Tensor:
     """True at each sample's own class ``[N, C]``."""
     return torch.zeros_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], True)
@@ -72,7 +79,7 @@ def partition_kl(
     each part. With m the teacher's mass inside, ``KL = binary + m * inside + (1 - m) * outside`` exactly. ``kl_type`` turns
     the two leaves around (GDKD's KL_TYPE); binary is always forward.
     """
-    s, t = student / temperature, teacher / temperature
+    s, t = _soften(student, teacher, temperature)
     parts = (_kl_between(s, t, [mask, ~mask]), _kl_within(s, t, mask, kl_type), _kl_within(s, t, ~mask, kl_type))
     square = temperature**2
     return parts[0] * square, parts[1] * square, parts[2] * square
@@ -113,8 +120,8 @@ def top_k_mask(teacher: Tensor, labels: Tensor, k: int | Tensor) -> Tensor:
 
 def kd_loss(student: Tensor, teacher: Tensor, *, temperature: Scalar) -> Tensor:
     """Hinton's KD: T^2 KL(teacher || student) of the softened predictions (2015, arXiv 1503.02531)."""
-    kl = _kl((teacher / temperature).log_softmax(dim=1), (student / temperature).log_softmax(dim=1))
-    return kl.mean() * temperature**2
+    s, t = _soften(student, teacher, temperature)
+    return _kl(t.log_softmax(dim=1), s.log_softmax(dim=1)).mean() * temperature**2
 
 
 def tckd_nckd(
@@ -127,7 +134,7 @@ def tckd_nckd(
             all of them by default. The target-class part always sees every class.
     """
     target = _target_mask(teacher, labels)
-    s, t = student / temperature, teacher / temperature
+    s, t = _soften(student, teacher, temperature)
     others = ~target if keep is None else keep & ~target
     square = temperature**2
     return _kl_between(s, t, [target, ~target]) * square, _kl_within(s, t, others) * square
@@ -189,7 +196,7 @@ def gdkd_loss(
 def gdkd3_parts(student: Tensor, teacher: Tensor, *, topk: int, temperature: Scalar) -> tuple[Tensor, Tensor, Tensor]:
     """GDKD3's (high, top, rest), batch means, for the groups {top-1}, {top-2..k}, {rest}; 2 <= topk < C (ValueError)."""
     _check_topk(topk, 2, teacher.shape[1])
-    s, t = student / temperature, teacher / temperature
+    s, t = _soften(student, teacher, temperature)
     first, top = _top_classes(teacher, 1), _top_classes(teacher, topk)
     middle = top & ~first
     square = temperature**2
@@ -215,7 +222,7 @@ def dist_parts(student: Tensor, teacher: Tensor, *, temperature: Scalar) -> tupl
     A batch of one has no relation between samples: its intra part is 0 (the official formula gives a constant 1 there,
     also without gradient).
     """
-    s, t = (student / temperature).softmax(dim=1), (teacher / temperature).softmax(dim=1)
+    s, t = (logits.softmax(dim=1) for logits in _soften(student, teacher, temperature))
     square = temperature**2
     inter = pearson_distance(s, t, dim=1).mean() * square
     intra = pearson_distance(s, t, dim=0).mean() * square if len(s) > 1 else (s * 0).sum()

@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from .errors import UnknownNameError, did_you_mean
+from .errors import ConfigError, UnknownNameError, did_you_mean
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -31,12 +31,12 @@ class Registry:
         self._imported = False
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator that files a class or function under ``name``; a name can be taken once (ValueError)."""
+        """Decorator that files a class or function under ``name``; a name can be taken once (ConfigError)."""
 
         def add(entry: Entry) -> Entry:
             taken = self._entries.get(name)
             if taken is not None and _where(taken) != _where(entry):
-                raise ValueError(f"{self.kind} '{name}' is already registered by {_where(taken)}")
+                raise ConfigError(f"{self.kind} '{name}' is already registered by {_where(taken)}; choose another name")
             self._entries[name] = entry
             return entry
 

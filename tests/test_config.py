@@ -450,8 +450,11 @@ def test_looking_for_the_nearest_file_does_not_walk_the_whole_disk(monkeypatch: 
 
 def test_differences_name_the_setting_and_both_values() -> None:
     old, new = load_config(None), load_config(None, ["SOLVER.LR", "0.1", "LOG.PREFIX", "x"])
-    changed = differences(old.dump(), new.dump(), ("LOG.", "EXPERIMENT."))
-    assert changed == ["SOLVER.LR: 0.05 -> 0.1"]
+    assert differences(old.dump(), new.dump()) == [
+        "EXPERIMENT.NAME: default -> default,SOLVER.LR:0.1",
+        "LOG.PREFIX: ./output -> x",
+        "SOLVER.LR: 0.05 -> 0.1",
+    ]
 
 
 def test_defaults_are_made_anew_each_time() -> None:

@@ -16,7 +16,7 @@ from mdistiller_ext.registry import DISTILLERS, TRAINERS
 PACKAGE = "mdistiller_ext"
 LEVELS = {
     0: {"errors", "registry", "losses", "optim", "distributed"},
-    1: {"meters", "evaluate", "checkpoint", "curves", "logger"},
+    1: {"meters", "evaluate", "checkpoint", "curves", "tensorboard", "logger"},
     2: {"models", "data"},
     3: {"distillers"},
     4: {"trainers"},

@@ -56,7 +56,6 @@ class Glyphs(InMemoryDataset):
     std = (0.2930, 0.2928, 0.2921)
     augment = staticmethod(random_crop)
     teachers = "teachers/glyphs/{model}.pth"
-    teachers_hint = "train it with: python train.py --cfg configs/glyphs/teachers/{model}.yaml"
 
     def load(self, root: Path) -> tuple[Split, Split]:
         """Both splits, from the cache or newly drawn."""

@@ -44,6 +44,8 @@ class Progress:
 
 def warm_up(progress: Progress, epochs: int) -> Tensor:
     """mdistiller's linear warm-up of a loss weight, ``min(epoch / epochs, 1)``: 1 / epochs in the first epoch; 0 is none."""
+    if epochs < 0:
+        raise ValueError(f"warmup must not be negative, got {epochs}")
     return (progress.epoch / epochs).clamp(max=1.0)
 
 

@@ -205,7 +205,7 @@ class BaseTrainer:
             while self.epoch < self.epochs:
                 self._run_epoch(self.epoch + 1)
         except (KeyboardInterrupt, TrainingError):
-            self._note("stopped; --resume goes on from the last saved epoch")
+            self._note("stopped" + ("; --resume goes on from the last saved epoch" if self.history else ""))
             if self.logger is not None:
                 with contextlib.suppress(TrainingError):  # a full disk, perhaps
                     self.logger.close(self.history)
@@ -216,7 +216,9 @@ class BaseTrainer:
         started = time.perf_counter()
         row = self.train_epoch(epoch)
         test = evaluate(self.distiller.student, self.test_loader)
-        self.history.append(row | {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]})
+        row |= {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]}
+        self._check_finite(row, epoch, len(self.train_loader))
+        self.history.append(row)
         self.epoch = epoch
         self._average_student()
         seconds = time.perf_counter() - started
