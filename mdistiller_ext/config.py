@@ -261,7 +261,7 @@ def _coerce(default: Any, value: Any, name: str, where: str) -> Any:
         return str(value)  # such as EXPERIMENT.TAG 3
     elif isinstance(default, list) and isinstance(value, list | tuple):
         return [_coerce(default[0], item, f"{name}[{i}]", where) if default else item for i, item in enumerate(value)]
-    elif type(value) is type(default):
+    elif default is None or type(value) is type(default):
         return value
     raise ConfigError(f"{name} in {where} must be {_kind(default)}, not {value!r} ({_kind(value)})")
 

@@ -43,10 +43,10 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a program's ``main``: a UserError becomes one line on stderr and exit status 2."""
+    """Run a program's ``main``: a UserError, or the machine's "no" (an OSError), is one line on stderr and exit status 2."""
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -54,7 +54,7 @@ class Stream:
 
     Attributes:
         roles: the components' roles; see Distiller.losses.
-        decays: whether this stream takes the weight decay.
+        decays: whether this stream takes the weight decay; the first one does where none is marked.
     """
 
     name: str
@@ -141,14 +141,13 @@ class BaseTrainer:
         separate = self.streams(momentum, **(stream_options or {}))
         self.check_roles(separate)
         self.active_streams = merge_streams(separate) if merge else separate
-        decayed = [stream.name for stream in self.active_streams if stream.decays]
         try:
             self.optimizer = ComponentSGD(
                 distiller.learnable_parameters(),
                 lr,
                 {stream.name: stream.momentum for stream in self.active_streams},
                 weight_decay,
-                decay_on=decayed[0],
+                decay_on=next((stream.name for stream in self.active_streams if stream.decays), None),
                 # The mean over the streams as declared: a parameter that a single one of them reaches moves the same
                 # whether they are merged or not.
                 partial_momentum=sum(stream.momentum for stream in separate) / len(separate),
