@@ -838,7 +838,9 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(
 @pytest.mark.parametrize("limit", [0, 200, 3_000])
 def test_a_disk_full_from_the_start_is_one_line(tiny: list[str], limit: int) -> None:
     full = spawn_program("train.py", *tiny, "SOLVER.EPOCHS", 1, preexec_fn=small_files_only(limit))
-    assert_one_line_error(full, "cannot")
+    assert_one_line_error(full)
+    # The last two are torch's own words: some versions write a temporary file when they are first used.
+    assert any(word in full.err for word in ("cannot", "File too large", "temporary directory")), full.err
 
 
 @pytest.mark.parametrize("records", [0, 2])
