@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ class Registry:
         self._package = package
         self._entries: dict[str, Any] = {}
         self._imported = False
+        self._importing = threading.RLock()
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Decorator that files a class or function under ``name``; a name can be taken once (ConfigError)."""
@@ -59,16 +61,17 @@ class Registry:
         return iter(sorted(self._entries))
 
     def _import_entries(self) -> None:
-        if self._imported:
-            return
-        self._imported = True  # set first: the modules below may ask this registry
-        try:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
-                importlib.import_module(module.name)
-        except BaseException:
-            self._imported = False  # the next question meets the same error, not half a registry
-            raise
+        with self._importing:  # another thread waits until all are there
+            if self._imported:
+                return
+            self._imported = True  # set first: the modules below may ask this registry
+            try:
+                package = importlib.import_module(self._package)
+                for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
+                    importlib.import_module(module.name)
+            except BaseException:
+                self._imported = False  # the next question meets the same error, not half a registry
+                raise
 
 
 def _where(entry: Any) -> str:

@@ -1,0 +1,66 @@
+"""Names filled by decorator: taken names, unknown names, and entries that are imported when first asked for."""
+
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mdistiller_ext.errors import ConfigError, UnknownNameError
+from mdistiller_ext.registry import Registry
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A folder with two modules that register an entry each, one of them slowly."""
+    folder = tmp_path / "zoo_of_test"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    for name, pause in (("a", 0.0), ("b", 0.3)):
+        (folder / f"{name}.py").write_text(
+            textwrap.dedent(f"""
+                import time
+                from test_registry_target import REGISTRY
+                time.sleep({pause})
+
+                @REGISTRY.register("{name}")
+                def entry(): ...
+            """)
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("animal", "zoo_of_test")
+    target = type(sys)("test_registry_target")
+    target.REGISTRY = registry
+    monkeypatch.setitem(sys.modules, "test_registry_target", target)
+    yield registry
+    for module in [m for m in sys.modules if m.startswith("zoo_of_test")]:
+        del sys.modules[module]
+
+
+def test_the_folder_is_imported_when_first_asked(package):
+    assert list(package) == ["a", "b"]
+    assert "b" in package
+
+
+def test_threads_that_ask_at_once_all_see_every_entry(package):
+    with ThreadPoolExecutor(4) as pool:
+        names = list(pool.map(lambda _: list(package), range(4)))
+    assert names == [["a", "b"]] * 4
+
+
+def test_a_module_that_fails_fails_each_time(package, tmp_path):
+    (tmp_path / "zoo_of_test" / "c.py").write_text("raise RuntimeError('broken method')")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="broken method"):
+            package.get("a")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(package):
+    with pytest.raises(UnknownNameError, match=r"unknown animal 'B'; did you mean 'b'\? Known: a, b"):
+        package.get("B")
+
+
+def test_a_name_can_be_taken_once(package):
+    list(package)
+    with pytest.raises(ConfigError, match="animal 'a' is already registered by zoo_of_test.a.entry"):
+        package.register("a")(lambda: None)
