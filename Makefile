@@ -9,15 +9,15 @@ help:  ## what there is
 quickstart: $(VENV)/installed  ## distil a resnet20 into a resnet8 on the embedded glyphs data (about 2 minutes)
 	$(PY) train.py --cfg configs/glyphs/deepkd/res20_res8.yaml
 
-test: $(VENV)/installed  ## the whole test suite
+test: $(VENV)/installed-dev  ## the whole test suite
 	$(PY) -m pytest
 
-check: $(VENV)/checkers  ## lint, formatting and types
+check: $(VENV)/installed-dev  ## lint, formatting and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-format: $(VENV)/checkers  ## rewrite the code in the house's format
+format: $(VENV)/installed-dev  ## rewrite the code in the house's format
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
@@ -34,7 +34,7 @@ $(VENV)/installed: requirements.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/checkers: $(VENV)/installed requirements-dev.txt
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 

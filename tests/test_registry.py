@@ -62,5 +62,5 @@ def test_an_unknown_name_is_answered_with_the_nearest(package):
 
 def test_a_name_can_be_taken_once(package):
     list(package)
-    with pytest.raises(ConfigError, match="animal 'a' is already registered by zoo_of_test.a.entry"):
+    with pytest.raises(ConfigError, match=r"animal .a. is already registered by zoo_of_test\.a\.entry"):
         package.register("a")(lambda: None)
