@@ -45,9 +45,7 @@ def main() -> None:
 
     model = create_model(model_name, dataset=dataset)
     if arguments.ckpt == "pretrain":
-        asked = {"TEACHER": model_name, "TEACHER_CKPT": config.DISTILLER.TEACHER_CKPT}
-        settings = [part for key, value in asked.items() for part in (f"DISTILLER.{key}", value)]
-        weights = teacher_path(load_config(None, [*settings, "DATASET.TYPE", dataset]))
+        weights = teacher_path(model_name, dataset, config.DISTILLER.TEACHER_CKPT)
     checkpoint.load_weights(model, weights)
     device = choose_device(config.SOLVER.DEVICE)
     _, loader = create_loaders(

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from mdistiller_ext.build import build_trainer, load_plugin, run_folder
 from mdistiller_ext.config import load_config
-from mdistiller_ext.errors import run_command
+from mdistiller_ext.errors import python_command, run_command
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,11 +47,11 @@ def print_summary(config: CfgNode, folder: Path, summary: dict[str, Any]) -> Non
         print(f"          {'':<12} {summary['average_top1']:6.2f} %  average of the last {summary['average_epochs']} epochs")
     print(
         f"  run folder: {folder}  ({summary['seconds']:.0f} s; curves.png, metrics.csv, TensorBoard: train.events)\n"
-        f"  evaluate it:                  python eval.py -c '{folder}'"
+        f"  evaluate it:                  {python_command()} eval.py -c '{folder}'"
     )
     alone = Path("configs") / config.DATASET.TYPE / "none" / f"{config.DISTILLER.STUDENT}.yaml"
     if config.DISTILLER.TYPE != "NONE" and alone.is_file():
-        print(f"  compare with a plain student: python train.py --cfg {alone}")
+        print(f"  compare with a plain student: {python_command()} train.py --cfg {alone}")
 
 
 def main() -> None:

@@ -16,13 +16,12 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mdistiller_ext.build import run_folder
-from mdistiller_ext.config import load_config
+from mdistiller_ext.config import differences, load_config
 
 RECIPES = {
     "student alone": "none/resnet8",
@@ -37,11 +36,13 @@ RECIPES = {
 
 
 def summary_of(recipe: str, seed: int) -> dict[str, Any]:
-    """Train, unless that was done before; the run's ``summary.json``."""
+    """Train, unless that was done before with the same settings; the run's ``summary.json``."""
     path = f"configs/glyphs/{recipe}.yaml"
     overrides = ["LOG.PREFIX", "output/glyphs_table", "SOLVER.DEVICE", "cpu", "EXPERIMENT.SEED", str(seed)]
-    result = run_folder(load_config(path, overrides)) / "summary.json"
-    if not result.is_file():
+    config = load_config(path, overrides)
+    folder = run_folder(config)
+    result = folder / "summary.json"
+    if not result.is_file() or differences((folder / "config.yaml").read_text(), config.dump()):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "train.py", "--cfg", path, *overrides], env=environment, check=True)
     summary: dict[str, Any] = json.loads(result.read_text())
@@ -55,19 +56,20 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="at least 2, for a spread")
     arguments = parser.parse_args()
 
-    Path("data").mkdir(exist_ok=True)
     work = [(name, seed) for seed in range(arguments.seeds) for name in RECIPES]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         results = list(pool.map(lambda item: summary_of(RECIPES[item[0]], item[1]), work))
-    teacher = results[-1]["teacher_top1"]
+    teachers = {result["teacher_top1"] for result in results} - {None}
+    if len(teachers) != 1:
+        sys.exit(f"the runs under output/glyphs_table had different teachers ({teachers}); delete them and start again")
     print(
         f"\n{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}, a thread and a process a run, ",
         end="",
     )
-    print(f"n = {arguments.seeds} seeds, mean ± standard deviation; teacher {teacher:.2f} %\n")
+    print(f"n = {arguments.seeds} seeds, mean ± standard deviation; teacher {teachers.pop():.2f} %\n")
     print("| method | config | best top-1 | last top-1 | seconds |\n|---|---|---|---|---|")
     for name, recipe in RECIPES.items():
         runs = [result for (method, _), result in zip(work, results, strict=True) if method == name]

@@ -19,9 +19,9 @@ from . import checkpoint
 from .config import differences, hyper_parameters, solver_arguments, stream_options
 from .data import create_loaders
 from .distillers import create_distiller
-from .errors import ConfigError, CorruptFileError, MissingFileError
+from .errors import ConfigError, CorruptFileError, MissingFileError, python_command
 from .logger import RunLogger
-from .models import create_model
+from .models import check_model_name, create_model
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .trainers import BaseTrainer
 
@@ -57,36 +57,34 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def teacher_path(config: CfgNode) -> Path:
-    """The teacher's checkpoint: DISTILLER.TEACHER_CKPT, or where the data set keeps its teachers.
+def teacher_path(name: str, dataset: str, asked: str = "") -> Path:
+    """The checkpoint of teacher ``name``: the one asked for (a file or run folder), or where ``dataset`` keeps its teachers.
 
-    Raises MissingFileError that says where it was looked for and how to get one.
+    Relative paths are looked for in the working directory, then in the project. Raises UnknownNameError for a network that is
+    not there, MissingFileError that says where it was looked for and how to get one.
     """
-    name, dataset = config.DISTILLER.TEACHER, DATASETS.get(config.DATASET.TYPE)
-    asked = config.DISTILLER.TEACHER_CKPT
-    path = Path(asked or dataset.teachers.format(model=name) or f"teachers/{config.DATASET.TYPE}/{name}.pth")
+    check_model_name(name, dataset)
+    description = DATASETS.get(dataset)
+    path = _in_project(Path(asked or description.teachers.format(model=name) or f"teachers/{dataset}/{name}.pth"))
     weights = path / "student_best" if path.is_dir() else path
     if weights.is_file():
         return weights
-    recipe = Path("configs") / config.DATASET.TYPE / "teachers" / f"{name}.yaml"
-    train = (
-        f"python train.py --cfg {recipe}"
-        if recipe.is_file()
-        else f"python train.py DATASET.TYPE {config.DATASET.TYPE} DISTILLER.TYPE NONE DISTILLER.STUDENT {name}"
-    )
-    hint = f" To get it: {dataset.teachers_hint.format(model=name)}." if dataset.teachers_hint else ""
+    recipe = Path("configs") / dataset / "teachers" / f"{name}.yaml"
+    if _in_project(recipe).is_file():
+        train = f"{python_command()} train.py --cfg {recipe}"
+    else:
+        train = f"{python_command()} train.py DATASET.TYPE {dataset} DISTILLER.TYPE NONE DISTILLER.STUDENT {name}"
+    hint = f" To get it: {description.teachers_hint.format(model=name)}." if description.teachers_hint else ""
     raise MissingFileError(
-        f"no checkpoint of teacher '{name}' for {config.DATASET.TYPE}: looked for {weights.absolute()}.{hint} "
+        f"no checkpoint of teacher '{name}' for {dataset}: looked for {weights.absolute()}.{hint} "
         f"To train it: {train}, then name its run folder by DISTILLER.TEACHER_CKPT"
     )
 
 
-def load_teacher(config: CfgNode) -> nn.Module:
-    """The teacher with its weights, on the CPU."""
-    path = teacher_path(config)
-    teacher = create_model(config.DISTILLER.TEACHER, dataset=config.DATASET.TYPE)
-    checkpoint.load_weights(teacher, path)
-    return teacher
+def _in_project(path: Path) -> Path:
+    """A relative path that the working directory lacks and the project has, in the project; any other as it is."""
+    in_project = Path(__file__).parents[1] / path
+    return in_project if not path.exists() and in_project.exists() else path
 
 
 def run_folder(config: CfgNode) -> Path:
@@ -153,16 +151,20 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool =
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("training on several processes (torchrun) is not supported yet; run one process")
-    needs_teacher = DISTILLERS.get(config.DISTILLER.TYPE).needs_teacher
-    if needs_teacher:
-        teacher_path(config)  # found missing before data are fetched
+    dataset, settings = config.DATASET.TYPE, config.DISTILLER
+    check_model_name(settings.STUDENT, dataset)
+    needs_teacher = DISTILLERS.get(settings.TYPE).needs_teacher
+    # Found missing before data are fetched.
+    weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT) if needs_teacher else None
     device = choose_device(config.SOLVER.DEVICE)
     for seed in (torch.manual_seed, random.seed, np.random.seed):  # the last two for plugins that draw from them
         seed(config.EXPERIMENT.SEED % 2**32)  # numpy's range
-    student = _place(create_model(config.DISTILLER.STUDENT, dataset=config.DATASET.TYPE), device)
-    teacher = _place(load_teacher(config), device) if needs_teacher else None
+    student, teacher = _place(create_model(settings.STUDENT, dataset=dataset), device), None
+    if weights is not None:
+        teacher = _place(create_model(settings.TEACHER, dataset=dataset), device)
+        checkpoint.load_weights(teacher, weights)
     train_loader, test_loader = create_loaders(
-        config.DATASET.TYPE,
+        dataset,
         root=config.DATASET.ROOT,
         batch_size=config.SOLVER.BATCH_SIZE,
         test_batch_size=config.DATASET.TEST.BATCH_SIZE,

@@ -48,8 +48,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise TrainingError(
-            f"cannot write {path}: {error.strerror or error}. What was saved before is whole; "
-            "free some space or mend the folder, and go on with --resume"
+            f"cannot write {path}: {error.strerror or error}. What was saved before is whole; free some space or mend the "
+            "folder, then go on with --resume where an epoch was saved"
         ) from error
     finally:
         with contextlib.suppress(OSError):

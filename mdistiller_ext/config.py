@@ -75,12 +75,13 @@ def default_config() -> CfgNode:
     return CfgNode(tree)
 
 
-def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> CfgNode:
+def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = ()) -> CfgNode:
     """The configuration of a yaml file, frozen. An empty EXPERIMENT.NAME becomes TAG and the overrides, as in mdistiller.
 
     Args:
-        path: yaml file, or None for the defaults; a ``_BASE_`` key names files (relative to it) that it builds on.
-        overrides: ``["SOLVER.LR", "0.1", ...]``, over the file.
+        path: yaml file, or None for the defaults; a ``_BASE_`` key names files that it builds on, looked for beside it, then
+            in the working directory.
+        overrides: ``["SOLVER.LR", 0.1, ...]``, over the file; values may be text as on a command line.
 
     Raises ConfigError for a missing or unreadable file or a value of the wrong type, UnknownNameError for an unknown key or
     name; both say the nearest known one.
@@ -183,7 +184,8 @@ def _merge_file(config: CfgNode, path: Path, children: tuple[Path, ...] = ()) ->
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ConfigError(f"_BASE_ in {path} must be a file name or a list of them, not {bases!r}")
     for base in bases:
-        _merge_file(config, path.parent / base, (*children, path.resolve()))
+        beside, here = path.parent / base, Path(base)
+        _merge_file(config, here if here.is_file() and not beside.is_file() else beside, (*children, path.resolve()))
     _merge(config, content, where=str(path))
 
 
@@ -203,17 +205,17 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return tree
 
 
-def _parse(text: str) -> Any:
-    """A command-line value as Python or, like in the files, yaml reads it; anything else is text."""
-    for parse in (ast.literal_eval, yaml.safe_load):
+def _parse(text: Any) -> Any:
+    """A command-line value as Python or, like in the files, yaml reads it; anything else stays what it is."""
+    for parse in (ast.literal_eval, yaml.safe_load) if isinstance(text, str) else ():
         try:
             return parse(text)
-        except (ValueError, SyntaxError, yaml.YAMLError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError):
             pass
     return text
 
 
-def _experiment_name(tag: str, overrides: Sequence[str]) -> str:
+def _experiment_name(tag: str, overrides: Sequence[Any]) -> str:
     """TAG and what was overridden, but for where the run goes."""
     elsewhere = ("LOG.", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG")
     pairs = zip(overrides[::2], overrides[1::2], strict=True)

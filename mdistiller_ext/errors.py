@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -40,6 +41,12 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     spelling = {k.lower(): k for k in known}
     near = difflib.get_close_matches(name.lower(), spelling, n=1, cutoff=cutoff)
     return f"; did you mean '{spelling[near[0]]}'?" if near else ""
+
+
+def python_command() -> str:
+    """How to call this Python in advice: its path from here, such as ``.venv/bin/python``, where it lies in this folder."""
+    executable = Path(sys.executable)
+    return str(executable.relative_to(Path.cwd())) if executable.is_relative_to(Path.cwd()) else "python"
 
 
 def run_command(main: Callable[[], None]) -> None:

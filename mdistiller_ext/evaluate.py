@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -14,18 +15,28 @@ from .meters import Averages, top_k_hits
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """``{"top1", "top5", "loss"}`` of a zoo model over all batches; the model's mode is left as it was."""
-    training = model.training
-    model.eval()
     averages = Averages()
-    for images, labels in loader:
-        logits, _ = model(images)
-        averages.update(
-            {
-                "top1": top_k_hits(logits, labels, 1),
-                "top5": top_k_hits(logits, labels, 5),
-                "loss": F.cross_entropy(logits, labels, reduction="sum"),
-            },
-            len(labels),
-        )
-    model.train(training)
+    with eval_mode(model):
+        for images, labels in loader:
+            logits, _ = model(images)
+            averages.update(
+                {
+                    "top1": top_k_hits(logits, labels, 1),
+                    "top5": top_k_hits(logits, labels, 5),
+                    "loss": F.cross_entropy(logits, labels, reduction="sum"),
+                },
+                len(labels),
+            )
     return averages.read()
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; then every module is in the mode it was in, a frozen batch norm among them."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,7 +1,7 @@
 """What a run tells: console, ``worklog.txt``, ``metrics.csv``, ``curves.png``, ``summary.json``, TensorBoard and W&B.
 
-The files are written whole from the history, so that a resumed run's files equal those of a run never stopped. No file but
-``worklog.txt``, ``summary.json`` and TensorBoard's holds a time.
+The files are written whole from the history, so that a resumed run's files equal those of a run never stopped. Of them only
+``summary.json`` and TensorBoard's hold a time.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Shapes: logits ``[N, C]`` (N samples, C classes), labels ``[N]``, masks bool ``[
 logits; gradients flow to whatever requires them, so pass a detached teacher. Every loss carries its T^2 factor (Hinton et
 al., 2015) and is a mean over the batch unless it says *per sample*. Temperatures may be numbers or 0-d tensors.
 
-All of it works on log-probabilities: finite for any finite logits, where formulas that take ``log(softmax(z))`` or mask by
-adding -1000 overflow to inf or NaN. Nothing here knows about configuration, modules, devices or epochs.
+All of it works on log-probabilities: finite, with finite gradients, for logits of 1e4 in fp32 and far beyond, where formulas
+that take ``log(softmax(z))`` or mask by adding -1000 overflow to inf or NaN. Nothing here knows about configuration, modules,
+devices or epochs.
 """
 
 from __future__ import annotations

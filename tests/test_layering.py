@@ -15,7 +15,7 @@ from mdistiller_ext.registry import DISTILLERS, TRAINERS
 
 PACKAGE = "mdistiller_ext"
 LEVELS = {
-    0: {"errors", "registry", "losses", "optim", "distributed"},
+    0: {"errors", "registry", "losses", "optim"},
     1: {"meters", "evaluate", "checkpoint", "curves", "tensorboard", "logger"},
     2: {"models", "data"},
     3: {"distillers"},
@@ -32,8 +32,7 @@ ONLY = {
     "registry": {"errors"},
     "losses": set(),
     "optim": {"errors"},
-    "distributed": {"errors"},
-    "distillers": {"errors", "registry", "losses"},
+    "distillers": {"errors", "registry", "losses", "evaluate"},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 

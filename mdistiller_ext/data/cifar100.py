@@ -24,8 +24,9 @@ class CIFAR100(InMemoryDataset):
     augment = staticmethod(random_crop_flip)
     teachers = "download_ckpts/cifar_teachers/{model}_vanilla/ckpt_epoch_240.pth"
     teachers_hint = (
-        "unpack https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar "
-        "into download_ckpts/"
+        "mkdir -p download_ckpts && curl -L "
+        "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar "
+        "| tar -x -C download_ckpts"
     )
 
     def load(self, root: Path) -> tuple[Split, Split]:

@@ -7,9 +7,6 @@ student. It is made for trying methods and for tests, not for results in papers.
 from __future__ import annotations
 
 import contextlib
-import os
-import pickle
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import checkpoint
+from ..errors import UserError
 from ..registry import register_dataset
 from .base import InMemoryDataset, Split
 from .loader import random_crop
@@ -125,21 +124,11 @@ def _cached(root: Path, count: int, seed: int) -> Split:
     """`draw_glyphs`, kept in a file; whatever is wrong with that file is mended by drawing anew."""
     path = root / "glyphs" / f"glyphs-v{VERSION}-n{count}-seed{seed}.pt"
     try:
-        saved = torch.load(path, weights_only=True)
+        saved = checkpoint.load(path)
         return saved["images"], saved["labels"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except (UserError, KeyError, TypeError):
         images, labels = draw_glyphs(count, seed)
-    _save(images, labels, path)
-    return images, labels
-
-
-def _save(images: Tensor, labels: Tensor, path: Path) -> None:
-    """Write the cache whole or not at all; a folder that is read-only or full is no reason to stop."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with contextlib.suppress(UserError, OSError):  # read-only or full: the cache is a convenience
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"images": images, "labels": labels}, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError):  # torch.save reports some failures to write as RuntimeError
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        checkpoint.save(path, {"images": images, "labels": labels})
+    return images, labels

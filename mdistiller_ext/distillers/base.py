@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..evaluate import eval_mode
 from ..losses import standardize
 
 ROLES = ("task", "target", "nontarget", "kd")
@@ -42,11 +43,17 @@ class Progress:
         return self.epoch / self.epochs
 
 
+def epoch_of(progress: Progress) -> Tensor:
+    """The epoch as a tensor, also of a stand-in for Progress that holds a plain number."""
+    epoch = progress.epoch
+    return epoch if isinstance(epoch, Tensor) else torch.tensor(float(epoch), dtype=torch.float64)
+
+
 def warm_up(progress: Progress, epochs: int) -> Tensor:
     """mdistiller's linear warm-up of a loss weight, ``min(epoch / epochs, 1)``: 1 / epochs in the first epoch; 0 is none."""
     if epochs < 0:
         raise ValueError(f"warmup must not be negative, got {epochs}")
-    return (progress.epoch / epochs).clamp(max=1.0)
+    return (epoch_of(progress) / epochs).clamp(max=1.0)
 
 
 def paired_logits(student: Output, teacher: Output, *, standardized: bool) -> tuple[Tensor, Tensor]:
@@ -92,7 +99,7 @@ class Distiller(nn.Module):
         """The loss components by ``role/name``: scalars, already weighted; their sum is the whole loss.
 
         Roles: ``task`` (labels), ``target`` and ``nontarget`` (the two parts of a decoupled KD) and ``kd`` (any other
-        knowledge of the teacher).
+        knowledge of the teacher). Every step returns the same names.
         """
         raise NotImplementedError
 
@@ -143,18 +150,13 @@ class Distiller(nn.Module):
         weight = next(self.student.parameters())
         images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)
         labels = torch.zeros(2, dtype=torch.long, device=weight.device)
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
         try:
-            with torch.no_grad():
+            with eval_mode(self), torch.no_grad():
                 _, losses = self(images, labels, Progress(1, 1, weight.device))
         except ConfigError:
             raise
         except ValueError as error:  # what a loss says of its arguments
             raise ConfigError(f"{type(self).__name__}: {error}") from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         bad = [name for name, value in losses.items() if not value.isfinite()]
         if bad:
             raise ConfigError(f"{type(self).__name__} gives no finite {', '.join(bad)}; look at its temperature and weights")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import non_target_mass, tckd_nckd, top_k_mask
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress, paired_logits, warm_up
+from .base import Distiller, Output, Progress, epoch_of, paired_logits, warm_up
 
 
 def dynamic_k(progress: Progress, classes: int, *, initial: float, static: int, phase_ends: Sequence[int]) -> Tensor:
@@ -33,8 +33,9 @@ def dynamic_k(progress: Progress, classes: int, *, initial: float, static: int, 
     most = classes - 1
     middle = min(static, most)
     low = min(max(round(initial * classes), 2), middle)
-    easy = (progress.epoch - 1) / max(easy_end - 1, 1)
-    hard = (progress.epoch - transition_end) / max(progress.epochs - transition_end, 1)
+    epoch = epoch_of(progress)
+    easy = (epoch - 1) / max(easy_end - 1, 1)
+    hard = (epoch - transition_end) / max(progress.epochs - transition_end, 1)
     k = torch.lerp(torch.full_like(easy, low), torch.full_like(easy, middle), easy.clamp(0, 1))
     return torch.lerp(k, torch.full_like(k, most), hard.clamp(0, 1)).round()
 

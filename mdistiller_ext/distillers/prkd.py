@@ -46,6 +46,8 @@ class PRKD(Distiller):
         super().__init__(student, teacher)
         if first_epoch not in (0, 1):
             raise ConfigError(f"PRKD.FIRST_EPOCH must be 0 or 1, not {first_epoch}")
+        if not (t > 0 and final_t > 0):
+            raise ConfigError(f"PRKD.T and PRKD.FINAL_T must be positive, not {t} and {final_t}")
         if average_last < 0:
             raise ConfigError(f"PRKD.AVERAGE_LAST must not be negative, got {average_last}")
         self.ce_weight = ce_weight

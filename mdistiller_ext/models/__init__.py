@@ -19,7 +19,7 @@ from ..registry import DATASETS, MODELS, register_model
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ZOO_NUM_CLASSES", "create_model", "list_models", "register_model"]
+__all__ = ["ZOO_NUM_CLASSES", "check_model_name", "create_model", "list_models", "register_model"]
 
 ZOO_NUM_CLASSES = {"cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000}
 
@@ -36,6 +36,7 @@ def create_model(name: str, *, dataset: str = "cifar100", num_classes: int | Non
         UnknownNameError: for a name or data set that nobody registered.
         ConfigError: if the number of classes is not positive, or neither given nor known from the data set.
     """
+    check_model_name(name, dataset)
     zoo, default_num_classes = _zoo(dataset)
     if num_classes is None:
         num_classes = default_num_classes
@@ -43,12 +44,16 @@ def create_model(name: str, *, dataset: str = "cifar100", num_classes: int | Non
         raise ConfigError(f"data set '{dataset}' has no fixed number of classes; give num_classes")
     if num_classes < 1:
         raise ConfigError(f"num_classes must be at least 1, got {num_classes}")
+    model: nn.Module = MODELS.get(f"{zoo}/{name}")(num_classes)
+    return model
+
+
+def check_model_name(name: str, dataset: str) -> None:
+    """Raise UnknownNameError, with the nearest known name, unless ``name`` is an architecture for ``dataset``."""
     known = list_models(dataset)
     if name not in known:
         near = did_you_mean(name, known)
         raise UnknownNameError(f"unknown model '{name}' for {dataset}{near or '.'} Known: {', '.join(known)}")
-    model: nn.Module = MODELS.get(f"{zoo}/{name}")(num_classes)
-    return model
 
 
 def list_models(dataset: str = "cifar100") -> list[str]:

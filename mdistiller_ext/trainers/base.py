@@ -103,7 +103,8 @@ class BaseTrainer:
         folder: run folder for checkpoints; None keeps nothing.
         logger: where records go; None is silent.
         config: the run's configuration as text, kept in its checkpoints.
-        merge: train streams of equal momentum as one (the same result with fewer backward passes).
+        merge: train streams of equal momentum as one: fewer backward passes, and the same result for parameters that all
+            streams reach, or only one.
         stream_options: keyword arguments of :meth:`streams`.
     """
 
@@ -148,9 +149,7 @@ class BaseTrainer:
                 {stream.name: stream.momentum for stream in self.active_streams},
                 weight_decay,
                 decay_on=next((stream.name for stream in self.active_streams if stream.decays), None),
-                # The mean over the streams as declared: a parameter that a single one of them reaches moves the same
-                # whether they are merged or not.
-                partial_momentum=sum(stream.momentum for stream in separate) / len(separate),
+                partial_momentum=self.partial_momentum(momentum, **(stream_options or {})),
             )
         except ValueError as error:
             raise ConfigError(f"SOLVER: {error}") from error
@@ -171,6 +170,15 @@ class BaseTrainer:
     def streams(momentum: float) -> list[Stream]:
         """The streams of this trainer. Keyword-only arguments become settings ``SOLVER.<TRAINER>.<ARGUMENT>``."""
         return [Stream("all", ROLES, momentum, decays=True)]
+
+    @classmethod
+    def partial_momentum(cls, momentum: float, **stream_options: Any) -> float:
+        """Momentum of a parameter that not every stream reaches: the mean over the streams, as in the DOT and DeepKD releases.
+
+        Over the streams as declared: a parameter that a single one of them reaches moves the same whether they are merged.
+        """
+        streams = cls.streams(momentum, **stream_options)
+        return sum(stream.momentum for stream in streams) / len(streams)
 
     # ---- the step -------------------------------------------------------------------------------------------------
 
@@ -203,8 +211,9 @@ class BaseTrainer:
         try:
             while self.epoch < self.epochs:
                 self._run_epoch(self.epoch + 1)
-        except (KeyboardInterrupt, TrainingError):
-            self._note("stopped" + ("; --resume goes on from the last saved epoch" if self.history else ""))
+        except (KeyboardInterrupt, TrainingError) as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._note("stopped" + ("; --resume goes on from the last saved epoch" if self.history else ""))
             if self.logger is not None:
                 with contextlib.suppress(TrainingError):  # a full disk, perhaps
                     self.logger.close(self.history)
@@ -275,7 +284,8 @@ class BaseTrainer:
         if bad:
             raise TrainingError(
                 f"the loss is not finite in epoch {epoch}, by step {step}: {', '.join(bad)}. "
-                f"Checkpoints hold epoch {self.epoch}. A lower SOLVER.LR or loss weight, or a longer warm-up, usually helps"
+                f"Checkpoints hold epoch {self.epoch}. Resuming would meet the same again: start a new run with a lower "
+                "SOLVER.LR or loss weight, or a longer warm-up"
             )
 
     # ---- roles ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ https://arxiv.org/abs/2505.15133
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import ConfigError
 from ..registry import register_trainer
@@ -39,3 +39,8 @@ class DeepKDTrainer(BaseTrainer):
             Stream("target", ("target",), momentum + delta_tcg, decays=not paper),
             Stream("nontarget", ("nontarget",), momentum + delta_ncg),
         ]
+
+    @classmethod
+    def partial_momentum(cls, momentum: float, **stream_options: Any) -> float:
+        """The release averages the three momenta as they are set, also where its task stream does not use its own."""
+        return super().partial_momentum(momentum, **stream_options | {"rule": "paper"})
