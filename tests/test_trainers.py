@@ -18,13 +18,15 @@ from mdistiller_ext.build import build_trainer, run_folder
 from mdistiller_ext.config import load_config
 from mdistiller_ext.data import create_loaders
 from mdistiller_ext.distillers import Distiller, create_distiller
-from mdistiller_ext.errors import ConfigError, TrainingError
+from mdistiller_ext.errors import ConfigError, TrainingError, UnknownNameError
 from mdistiller_ext.evaluate import evaluate
 from mdistiller_ext.models import create_model
 from mdistiller_ext.optim import ComponentSGD
 from mdistiller_ext.registry import DISTILLERS, TRAINERS
 from mdistiller_ext.trainers import BaseTrainer, Stream
 from mdistiller_ext.trainers.base import merge_streams
+from mdistiller_ext.trainers.deepkd import DeepKDTrainer
+from mdistiller_ext.trainers.dot import DOTTrainer
 
 COMPONENTS = {
     "NONE": {"task/ce"},
@@ -444,3 +446,28 @@ def test_trying_the_components_leaves_the_student_as_it_was(tiny: list[str]) -> 
 def test_the_optimizer_is_the_one_of_this_project_for_every_trainer(tiny: list[str]) -> None:
     for trainer in TRAINERS:
         assert type(make_trainer(tiny, "DISTILLER.TYPE", "KD", "SOLVER.TRAINER", trainer).optimizer) is ComponentSGD
+
+
+@pytest.mark.parametrize("rule", ["paper", "official"])
+def test_a_parameter_of_one_stream_uses_the_mean_of_the_three_deltas_under_either_rule(rule: str) -> None:
+    deltas = {"delta_tog": 0.05, "delta_tcg": -0.1, "delta_ncg": 0.08}
+    assert DeepKDTrainer.partial_momentum(0.9, **deltas, rule=rule) == pytest.approx(0.9 + 0.03 / 3)
+    assert DOTTrainer.partial_momentum(0.9, delta=0.05) == pytest.approx(0.9)
+
+
+def test_a_misspelt_teacher_is_answered_with_the_nearest_name_and_not_with_a_download(tiny: list[str]) -> None:
+    with pytest.raises(UnknownNameError, match="unknown model 'resnet2O' for glyphs; did you mean 'resnet20'"):
+        build_trainer(load_config(None, [*tiny, "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet2O"]))
+
+
+def test_settings_may_be_given_as_values() -> None:
+    config = load_config(None, ["SOLVER.LR", 1, "SOLVER.LR_DECAY_STAGES", [2, 3], "LOG.WANDB", False])
+    assert (config.SOLVER.LR, config.SOLVER.LR_DECAY_STAGES, config.LOG.WANDB) == (1.0, [2, 3], False)
+
+
+def test_evaluation_leaves_a_frozen_batch_norm_frozen() -> None:
+    model = create_model("resnet8")
+    model.bn1.eval()
+    evaluate(model, [(torch.randn(4, 3, 32, 32), torch.arange(4))])
+    assert model.training
+    assert not model.bn1.training

@@ -13,9 +13,9 @@ import torch
 from ..errors import ConfigError
 from ..registry import DATASETS, register_dataset
 from .base import InMemoryDataset, check_split, limit_split
-from .loader import InMemoryLoader
+from .loader import InMemoryLoader, random_crop, random_crop_flip
 
-__all__ = ["InMemoryDataset", "InMemoryLoader", "create_loaders", "register_dataset"]
+__all__ = ["InMemoryDataset", "InMemoryLoader", "create_loaders", "random_crop", "random_crop_flip", "register_dataset"]
 
 
 def create_loaders(

@@ -1,6 +1,6 @@
 """What a data set is: a class with a few constants and a ``load``. It knows files, not batches.
 
-A data set of your own is one file (yours, or a new one in this folder):
+A data set of your own is one file (yours, or a new one in this folder); the names come from ``mdistiller_ext.data``:
 
     @register_dataset("mydata")
     class MyData(InMemoryDataset):
