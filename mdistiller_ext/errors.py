@@ -7,6 +7,7 @@ keeps its traceback. Each class is also a built-in exception, so that code in a 
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -38,9 +39,15 @@ class TrainingError(UserError, RuntimeError):
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """``"; did you mean 'DKD'?"`` for the nearest of ``known``, or an empty string when none is as similar as ``cutoff``."""
-    spelling = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), spelling, n=1, cutoff=cutoff)
-    return f"; did you mean '{spelling[near[0]]}'?" if near else ""
+    spelling, wanted = {k.lower(): k for k in known}, name.lower()
+    near = difflib.get_close_matches(wanted, spelling, n=5, cutoff=cutoff)
+    if not near:
+        return ""
+    # Of equally similar names the one with the longer common beginning: resnet21 is rather resnet20 than resnet32.
+    nearest = max(
+        near, key=lambda k: (difflib.SequenceMatcher(None, k, wanted).ratio(), len(os.path.commonprefix([wanted, k])))
+    )
+    return f"; did you mean '{spelling[nearest]}'?"
 
 
 def python_command() -> str:
