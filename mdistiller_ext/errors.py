@@ -7,7 +7,7 @@ keeps its traceback. Each class is also a built-in exception, so that code in a 
 from __future__ import annotations
 
 import difflib
-import os
+import itertools
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -43,11 +43,13 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     near = difflib.get_close_matches(wanted, spelling, n=5, cutoff=cutoff)
     if not near:
         return ""
-    # Of equally similar names the one with the longer common beginning: resnet21 is rather resnet20 than resnet32.
-    nearest = max(
-        near, key=lambda k: (difflib.SequenceMatcher(None, k, wanted).ratio(), len(os.path.commonprefix([wanted, k])))
-    )
-    return f"; did you mean '{spelling[nearest]}'?"
+
+    def similarity(candidate: str) -> tuple[float, int]:
+        """Of equally similar names the one with the longer common beginning: resnet21 is rather resnet20 than resnet32."""
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(candidate, wanted, strict=False))
+        return difflib.SequenceMatcher(None, candidate, wanted).ratio(), len(list(same))
+
+    return f"; did you mean '{spelling[max(near, key=similarity)]}'?"
 
 
 def python_command() -> str:
