@@ -867,3 +867,54 @@ tensorboard._record = full
     assert_one_line_error(finished, "cannot write", "train.events", "No space left on device")
     if records:
         assert checkpoint.load(tmp_path / "p/run/latest")["epoch"] == 1
+
+
+def test_a_plugin_may_bring_trainer_model_and_data_set_too(tiny: list[str], tmp_path: Path, forget_plugins: None) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        """
+import torch
+from torch import nn
+
+from mdistiller_ext.data import InMemoryDataset, random_crop_flip, register_dataset
+from mdistiller_ext.models import register_model
+from mdistiller_ext.trainers import BaseTrainer, Stream, register_trainer
+
+
+@register_trainer("calm")
+class CalmTrainer(BaseTrainer):
+    @staticmethod
+    def streams(momentum, *, calm=0.5):
+        return [Stream("all", ("task", "target", "nontarget", "kd"), momentum * calm)]
+
+
+@register_model("linear")
+class Linear(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        pooled = x.mean(dim=(2, 3))
+        return self.fc(pooled), {"feats": [], "preact_feats": [], "pooled_feat": pooled}
+
+
+@register_dataset("noise")
+class Noise(InMemoryDataset):
+    num_classes = 4
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    augment = staticmethod(random_crop_flip)
+
+    def load(self, root):
+        images = torch.randint(256, (80, 3, 32, 32)).byte()
+        return (images[:60], torch.arange(60) % 4), (images[60:], torch.arange(20) % 4)
+"""
+    )
+    mine = ["DATASET.TYPE", "noise", "DISTILLER.STUDENT", "linear", "SOLVER.TRAINER", "calm", "SOLVER.CALM.CALM", "0.25"]
+    done = run_program("train.py", "--plugin", plugin, *tiny, *mine)
+    assert done.status == 0, done.err
+    state = checkpoint.load(tmp_path / "p/run/latest")
+    assert state["optimizer"]["param_groups"][0]["momentum"] == {"all": 0.9 * 0.25}
+    evaluated = run_program("eval.py", "--plugin", plugin, "-c", tmp_path / "p/run")
+    assert "linear (16 parameters)" in evaluated.out
+    assert "20 test images of noise" in evaluated.out
