@@ -628,7 +628,7 @@ def test_the_command_that_trains_a_missing_teacher_works(tiny: list[str], tmp_pa
     ]
     missing = run_program("train.py", *arguments)
     assert_one_line_error(missing, "no checkpoint of teacher 'resnet14' for glyphs")
-    found = re.search(r"To train it: \S*python\S* train\.py (.*?), then name its run folder by DISTILLER\.TEACHER_CKPT", missing.err)
+    found = re.search(r"To train it: \S*python\S* train\.py (.*?), then name its run folder by DISTILLER\.TEACHER", missing.err)
     assert found is not None, missing.err
     teacher = ["EXPERIMENT.NAME", "teacher", "SOLVER.EPOCHS", "1"]
     keep = ("LOG.PREFIX", "DATASET.ROOT", "DATASET.LIMIT", "SOLVER.DEVICE", "EXPERIMENT.PROJECT")
