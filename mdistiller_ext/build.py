@@ -25,8 +25,8 @@ from .models import check_model_name, create_model
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .trainers import BaseTrainer
 
-# Settings that may change between a run and its continuation: they do not change what is computed.
-_MAY_CHANGE = ("LOG.", "DATASET.ROOT", "DATASET.NUM_WORKERS")
+# Where data lie and who reads them may change between a run and its continuation: what is computed does not.
+_MAY_CHANGE = ("DATASET.ROOT", "DATASET.NUM_WORKERS")
 
 
 def load_plugin(path: str) -> None:
@@ -138,7 +138,7 @@ def _place(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _used_settings(config: CfgNode) -> tuple[str, ...]:
-    """Prefixes of the settings that a run depends on: not those of other methods."""
+    """Prefixes of the settings that a run depends on: not those of other methods, nor of what it logs."""
     return ("EXPERIMENT.", "DATASET.", "DISTILLER.", "SOLVER.", f"{config.DISTILLER.TYPE}.")
 
 
@@ -172,9 +172,7 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool =
         seed=config.EXPERIMENT.SEED,
         device=device,
     )
-    distiller = create_distiller(config.DISTILLER.TYPE, student, teacher, **hyper_parameters(config, config.DISTILLER.TYPE)).to(
-        device
-    )
+    distiller = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE)).to(device)
     trainer: BaseTrainer = TRAINERS.get(config.SOLVER.TRAINER)(
         distiller,
         train_loader,
