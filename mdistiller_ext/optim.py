@@ -104,30 +104,24 @@ class ComponentSGD(Optimizer):
             raise RuntimeError(f"stream '{stream}' was absorbed twice in one step; add its losses before backward()")
         reached = self._reached[stream] = set()
         for group in self.param_groups:
-            own, partial = group["momentum"][stream], group["partial_momentum"]
-            for coefficient, buffers, gradients in self._fold(group, stream, reached, own, partial):
-                torch._foreach_mul_(buffers, coefficient)
-                torch._foreach_add_(buffers, gradients)
-
-    def _fold(
-        self, group: dict[str, Any], stream: str, reached: set[Tensor], own: float, partial: float
-    ) -> Iterable[tuple[float, list[Tensor], list[Tensor]]]:
-        """Take the gradients of a group; yield (coefficient, buffers, gradients) to fold, by coefficient."""
-        shared: tuple[list[Tensor], list[Tensor]] = ([], [])
-        partly: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            reached.add(p)
-            buffers = self.state[p].setdefault("momentum_buffers", {})
-            if stream not in buffers:
-                buffers[stream] = p.grad.clone()  # v = g; a copy, since the caller may still hold the gradient
-            else:
-                into = shared if len(buffers) == len(group["momentum"]) else partly
-                into[0].append(buffers[stream])
-                into[1].append(p.grad)
-            p.grad = None
-        return [(c, b, g) for c, (b, g) in ((own, shared), (partial, partly)) if b]
+            folds: dict[float, tuple[list[Tensor], list[Tensor]]] = {}  # coefficient -> buffers, gradients
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                reached.add(p)
+                buffers = self.state[p].setdefault("momentum_buffers", {})
+                if stream not in buffers:
+                    buffers[stream] = p.grad.clone()  # v = g; a copy, since the caller may still hold the gradient
+                else:
+                    reached_by_all = len(buffers) == len(group["momentum"])
+                    coefficient = group["momentum"][stream] if reached_by_all else group["partial_momentum"]
+                    fold = folds.setdefault(coefficient, ([], []))
+                    fold[0].append(buffers[stream])
+                    fold[1].append(p.grad)
+                p.grad = None
+            for coefficient, (into, gradients) in folds.items():
+                torch._foreach_mul_(into, coefficient)
+                torch._foreach_add_(into, gradients)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

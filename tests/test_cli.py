@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import errno
 import gc
+import io
 import json
 import os
 import re
 import resource
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,11 @@ import torch
 import yaml
 from conftest import ROOT, Finished, run_program, spawn_program
 from torch import Tensor
+from tqdm import tqdm
 
 from mdistiller_ext import checkpoint
+from mdistiller_ext.build import build_trainer, run_folder
+from mdistiller_ext.config import load_config
 from mdistiller_ext.models import create_model
 from mdistiller_ext.trainers import BaseTrainer
 
@@ -356,6 +361,13 @@ def test_the_seed_option_is_the_setting(tiny: list[str], tmp_path: Path) -> None
 # ---- exact resumption ---------------------------------------------------------------------------------------------
 
 
+def run_never_stopped(arguments: list[str], tmp_path: Path) -> tuple[Path, Path]:
+    """Train to the end; where the run was, for the next one, and where it is kept for comparison."""
+    assert run_program("train.py", *arguments).status == 0
+    folder = tmp_path / "p" / "run"
+    return folder, folder.rename(tmp_path / "never_stopped")
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Ctrl-C in the middle of an epoch: after so many steps of the process."""
     step, taken = BaseTrainer.train_step, 0
@@ -377,9 +389,7 @@ def test_a_run_stopped_and_resumed_is_the_run_never_stopped(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str, epochs_done: int
 ) -> None:
     arguments = [*tiny, *RUNS[run].split(), "SOLVER.EPOCHS", "4", "SOLVER.LR", "0.1"]
-    assert run_program("train.py", *arguments).status == 0
-    folder = tmp_path / "p" / "run"
-    never_stopped = folder.rename(tmp_path / "never_stopped")
+    folder, never_stopped = run_never_stopped(arguments, tmp_path)
 
     with monkeypatch.context() as patch:
         stop_after(patch, steps=2 * epochs_done + 1)  # an epoch has two steps
@@ -404,9 +414,7 @@ def test_a_run_resumed_after_every_epoch_is_the_run_never_stopped(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [*tiny, *RUNS["average"].split(), "SOLVER.EPOCHS", "4"]
-    run_program("train.py", *arguments)
-    folder = tmp_path / "p" / "run"
-    never_stopped = folder.rename(tmp_path / "never_stopped")
+    folder, never_stopped = run_never_stopped(arguments, tmp_path)
     for turn in range(4):
         with monkeypatch.context() as patch:
             stop_after(patch, steps=2 if turn < 3 else 99)
@@ -470,9 +478,7 @@ BaseTrainer.train_step = train_step
 
 def test_a_process_killed_in_mid_epoch_resumes_exactly(tiny: list[str], tmp_path: Path) -> None:
     arguments = [*tiny, *RUNS["deepkd"].split(), "SOLVER.EPOCHS", "4"]
-    run_program("train.py", *arguments)
-    folder = tmp_path / "p" / "run"
-    never_stopped = folder.rename(tmp_path / "never_stopped")
+    folder, never_stopped = run_never_stopped(arguments, tmp_path)
     killer = tmp_path / "killer.py"
     killer.write_text(KILLER.format(steps=6))  # the second step of the third epoch
     killed = spawn_program("train.py", "--plugin", killer, *arguments)
@@ -487,9 +493,7 @@ def test_resuming_with_the_run_folders_own_config_needs_nothing_else(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [*tiny, *RUNS["base"].split()]
-    run_program("train.py", *arguments)
-    folder = tmp_path / "p" / "run"
-    never_stopped = folder.rename(tmp_path / "never_stopped")
+    folder, never_stopped = run_never_stopped(arguments, tmp_path)
     with monkeypatch.context() as patch:
         stop_after(patch, steps=3)
         run_program("train.py", *arguments)
@@ -818,9 +822,7 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [*tiny, *RUNS["deepkd"].split()]
-    run_program("train.py", *arguments)
-    folder = tmp_path / "p" / "run"
-    never_stopped = folder.rename(tmp_path / "never_stopped")
+    folder, never_stopped = run_never_stopped(arguments, tmp_path)
     with monkeypatch.context() as patch:
         stop_after(patch, steps=3)
         run_program("train.py", *arguments)
@@ -918,3 +920,19 @@ class Noise(InMemoryDataset):
     evaluated = run_program("eval.py", "--plugin", plugin, "-c", tmp_path / "p/run")
     assert "linear (16 parameters)" in evaluated.out
     assert "20 test images of noise" in evaluated.out
+
+
+def test_the_progress_bar_tells_loss_parts_accuracy_and_speed(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    trainer = build_trainer(load_config(None, [*tiny, "SOLVER.EPOCHS", "1"]), run_folder(load_config(None, tiny)))
+    monkeypatch.setattr(sys, "stderr", terminal)
+    # Shown at once: the two steps of this run are over before the bar would be drawn again.
+    show = tqdm.set_postfix
+    monkeypatch.setattr(tqdm, "set_postfix", lambda bar, values, refresh: show(bar, values, refresh=True))
+    trainer.train()
+    for part in ("epoch 1/1", "task/ce=", "top1=", "img/s="):
+        assert part in terminal.getvalue()
