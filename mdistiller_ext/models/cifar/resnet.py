@@ -12,29 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...registry import register_model
-from ..layers import Output, Stage, conv3x3, init_convolutions, projection
+from ..blocks import BasicBlock, residual_stage
+from ..layers import Output, Stage, conv3x3, init_convolutions
 
 WIDTHS = (16, 16, 32, 64)  # stem, then the three stages
 WIDTHS_X4 = (32, 64, 128, 256)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; the stage applies the last ReLU."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = conv3x3(in_channels, channels, stride)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = conv3x3(channels, channels)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = projection(in_channels, channels, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C_in, H, W]` to pre-activations `[N, C, H/stride, W/stride]`."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.bn2(self.conv2(out))
-        out += self.downsample(x)
-        return out
 
 
 class ResNet(nn.Module):
@@ -58,7 +40,7 @@ class ResNet(nn.Module):
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The batch norm that ends the residual branch before the last ReLU of each stage."""
-        return [cast(BasicBlock, stage[-1]).bn2 for stage in (self.layer1, self.layer2, self.layer3)]
+        return [cast(BasicBlock, stage[-1]).last_bn for stage in (self.layer1, self.layer2, self.layer3)]
 
     def forward(self, x: Tensor) -> Output:
         """Logits `[N, num_classes]` and features of images `[N, 3, H, W]`."""
@@ -75,8 +57,7 @@ class ResNet(nn.Module):
 
 
 def _stage(in_channels: int, channels: int, num_blocks: int, stride: int) -> Stage:
-    first = BasicBlock(in_channels, channels, stride)
-    return Stage(first, *(BasicBlock(channels, channels, stride=1) for _ in range(num_blocks - 1)))
+    return residual_stage(BasicBlock, in_channels, channels, num_blocks, stride=stride, shortcut_name="downsample")
 
 
 @register_model("resnet8")

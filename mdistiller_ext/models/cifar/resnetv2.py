@@ -6,72 +6,14 @@ The file has mdistiller's name; these are not the pre-activation networks often 
 
 from __future__ import annotations
 
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...registry import register_model
-from ..layers import Output, Stage, conv1x1, conv3x3, init_convolutions, projection
-
-
-class BasicBlock(nn.Module):
-    """`resnet.BasicBlock` under this network's parameter names: checkpoints call the shortcut ``shortcut``."""
-
-    expansion = 1
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = conv3x3(in_channels, channels, stride)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = conv3x3(channels, channels)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.shortcut = projection(in_channels, channels, stride)
-
-    @property
-    def last_bn(self) -> nn.BatchNorm2d:
-        """The batch norm that ends the residual branch."""
-        return self.bn2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C_in, H, W]` to pre-activations `[N, C, H/stride, W/stride]`."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.bn2(self.conv2(out))
-        out += self.shortcut(x)
-        return out
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and widening 1x1 convolution and a shortcut; the stage applies the last ReLU."""
-
-    expansion = 4
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        out_channels = self.expansion * channels
-        self.conv1 = conv1x1(in_channels, channels)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = conv3x3(channels, channels, stride)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = conv1x1(channels, out_channels)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        self.shortcut = projection(in_channels, out_channels, stride)
-
-    @property
-    def last_bn(self) -> nn.BatchNorm2d:
-        """The batch norm that ends the residual branch."""
-        return self.bn3
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C_in, H, W]` to pre-activations `[N, 4C, H/stride, W/stride]`."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        out = self.bn3(self.conv3(out))
-        out += self.shortcut(x)
-        return out
-
-
-Block: TypeAlias = BasicBlock | Bottleneck
+from ..blocks import BasicBlock, Block, Bottleneck, residual_stage
+from ..layers import Output, Stage, conv3x3, init_convolutions
 
 
 class ResNet(nn.Module):
@@ -116,11 +58,10 @@ class ResNet(nn.Module):
 
 
 def _stage(block: type[Block], in_channels: int, out_channels: int, num_blocks: int, stride: int) -> Stage:
-    channels = out_channels // block.expansion
-    first = block(in_channels, channels, stride)
-    return Stage(first, *(block(out_channels, channels, stride=1) for _ in range(num_blocks - 1)))
+    return residual_stage(block, in_channels, out_channels, num_blocks, stride=stride, shortcut_name="shortcut")
 
 
+@register_model("ResNet18", zoo="tiny_imagenet")
 @register_model("ResNet18")
 def ResNet18(num_classes: int) -> ResNet:
     """ResNet-18 for small images."""

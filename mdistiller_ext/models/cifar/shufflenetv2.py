@@ -121,6 +121,7 @@ def _stage(in_channels: int, channels: int, num_units: int) -> ShuffleStage:
     return ShuffleStage(DownUnit(in_channels, channels), *(BasicUnit(channels) for _ in range(num_units)))
 
 
+@register_model("ShuffleV2", zoo="tiny_imagenet")
 @register_model("ShuffleV2")
 def shufflenetv2(num_classes: int) -> ShuffleNetV2:
     """ShuffleNetV2 1x."""
