@@ -13,6 +13,8 @@ import io
 import os
 import re
 import warnings
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,48 @@ from torch import Tensor, nn
 
 from .errors import CorruptFileError, MissingFileError, TrainingError
 
+_NUMBER = re.compile(r"[<>|=]([iuf][1248]|b1)")
+
+
+class _NumpyType:
+    """Stands for ``numpy.dtype`` in a checkpoint. The real one believes whatever flags a pickle sets; then a scalar's bytes
+    are an object's address, and the process dies or does as the file's author likes.
+    """
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code = code
+        self.order = "|"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+def _numpy_scalar(kind: _NumpyType, content: bytes) -> int | float | bool:
+    """Stands for numpy's function of that name; gives a plain number."""
+    description = f"{kind.order}{kind.code}"
+    if not _NUMBER.fullmatch(description):
+        raise ValueError(f"a numpy scalar of type {description}")
+    number: int | float | bool = np.frombuffer(content, description).item()
+    return number
+
+
 # What upstream's checkpoints hold beside tensors: the learning rate as a numpy scalar, and RepDistiller's arguments. Pickles
 # name the numpy function by the module it had in numpy 1 or 2.
-_scalar = np.float64(0).__reduce__()[0]
 _ALLOWED: list[Any] = [
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_scalar, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.float32)),
-    type(np.dtype(np.int64)),
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
+    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+    (_NumpyType, "numpy.dtype"),
     _codecs.encode,
     argparse.Namespace,
 ]
+# What is often saved under the name of a checkpoint, told by where it begins or by bytes at a place.
+_MISTAKEN = [
+    (re.compile(rb"version https://git-lfs"), "it is a Git LFS pointer, which stands for the file: `git lfs pull` gets that"),
+    (re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE), "it is a web page: the address led to a login or an error"),
+    (re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar", re.DOTALL), "it is an archive: unpack it"),
+]
+# What training wraps around a network and leaves in the names of its entries. _orig_mod. is torch.compile's.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -69,6 +100,8 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> An
     Raises MissingFileError, or CorruptFileError for a file that is truncated, no checkpoint, or holds anything else.
     """
     path = Path(path)
+    if path.is_dir():
+        raise MissingFileError(f"{path.absolute()} is a folder, not a checkpoint")
     if not path.is_file():
         raise MissingFileError(f"checkpoint not found: {path.absolute()}")
     try:
@@ -76,6 +109,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> An
     except OSError as error:
         raise CorruptFileError(f"cannot read {path}: {error.strerror}") from error
     try:
+        _check_size(content)
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's thoughts on odd pickles: they load or they are reported below
             return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
@@ -84,23 +118,49 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> An
         if refused:
             raise CorruptFileError(
                 f"{path} holds more than tensors and plain values, and was not loaded, as that could run code: "
-                f"{refused[1] or refused[2]}"
+                f"{_printable(refused[1] or refused[2])}"
             ) from error
-        raise _corrupt(path, error) from error
+        raise _corrupt(path, content, error) from error
 
 
-def _corrupt(path: Path, error: Exception) -> CorruptFileError:
-    first_line = str(error).strip().split("\n")[0][:200]
+def _check_size(content: bytes) -> None:
+    """Refuse a zip whose parts add up to more than itself: a small file must not fill the memory. torch never compresses."""
+    if content.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+            size = sum(part.file_size for part in zipped.infolist())
+        if size > len(content):
+            raise ValueError(f"its parts have {size:,} bytes")
+
+
+def _corrupt(path: Path, content: bytes, error: Exception) -> CorruptFileError:
+    first_line = _printable(str(error).strip().split("\n")[0])
+    why = next((hint for beginning, hint in _MISTAKEN if beginning.match(content)), first_line)
     return CorruptFileError(
-        f"{path} ({path.stat().st_size:,} bytes) is truncated, damaged or not a checkpoint ({first_line}). "
-        "Delete it and get it anew"
+        f"{path} ({len(content):,} bytes) is truncated, damaged or not a checkpoint ({why}). Delete it and get it anew"
     )
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load a model's weights from a file or a run folder (its ``student_best``).
+def _printable(text: str) -> str:
+    """What a file wrote, fit for a terminal."""
+    return re.sub(r"[^ -~]", "?", text)[:200]
 
-    Takes upstream's ``{"model": state_dict}``, a run's checkpoint and a bare state_dict, also as saved from DataParallel.
+
+def load_weights(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    other_classes: bool = False,
+    fitting: Callable[[Mapping[str, Tensor]], list[str]] | None = None,
+) -> list[str]:
+    """Load a model's weights from a file or a run folder (its ``student_best``); returns the entries left as they were.
+
+    Takes upstream's ``{"model": state_dict}`` or ``"state_dict"``, a run's checkpoint and a bare state_dict, also as saved
+    from DataParallel or torch.compile, and the student out of upstream's ``latest`` and ``best``.
+
+    Args:
+        other_classes: a classifier of another number of classes is left as it is; all else must fit.
+        fitting: names the networks (``zoo/name``) that weights would fit, for the message when they do not fit this one.
+
     Raises CorruptFileError that names the entries which are missing, unexpected or of another shape.
     """
     path = Path(path)
@@ -108,30 +168,63 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path = path / "student_best"
     state = load(path)
     if isinstance(state, dict):
-        state = state.get("model", state.get("student", state))
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        state = next((state[key] for key in ("model", "student", "state_dict") if key in state), state)
+    if not isinstance(state, dict) or not state or not all(_is_entry(*entry) for entry in state.items()):
         raise CorruptFileError(f"{path} holds no weights: expected a state_dict, or one under the key 'model'")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     own = model.state_dict()
-    problems = [
-        _listing("missing", sorted(own.keys() - state.keys())),
-        _listing("unexpected", sorted(state.keys() - own.keys())),
-        _listing(
-            "of another shape",
-            [
-                f"{k} {list(state[k].shape)} for {list(v.shape)}"
-                for k, v in own.items()
-                if k in state and state[k].shape != v.shape
-            ],
-        ),
-    ]
-    if any(problems):
-        raise CorruptFileError(f"{path} does not fit {type(model).__name__}: {'; '.join(p for p in problems if p)}")
+    saved, state = state, _unwrap(state, own)
+    if state.keys() == saved.keys():
+        # Modules that have changed since rename their entries themselves, by the version that was saved with them
+        # (torchvision's vision transformers do).
+        with contextlib.suppress(RuntimeError, ValueError):
+            model.load_state_dict(saved)
+            return []
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = [key for key, value in own.items() if key in state and state[key].shape != value.shape]
+    if other_classes and not missing and not unexpected and _is_classifier(reshaped, state, own):
+        state |= {key: own[key] for key in reshaped}
+    elif missing or unexpected or reshaped:
+        shapes = [f"{key} {list(state[key].shape)} for {list(own[key].shape)}" for key in reshaped]
+        problems = [_listing("missing", missing), _listing("unexpected", unexpected), _listing("of another shape", shapes)]
+        others = [f"{name} ({zoo})" for zoo, _, name in (entry.partition("/") for entry in (fitting(state) if fitting else []))]
+        hint = f"; it would fit {' or '.join(others)}" if others else ""
+        raise CorruptFileError(f"{path} does not fit {type(model).__name__}: {'; '.join(p for p in problems if p)}{hint}")
     model.load_state_dict(state)
+    return reshaped
+
+
+def _is_entry(key: object, value: object) -> bool:
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
+    return isinstance(key, str) and plain
+
+
+def _unwrap(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Entries by the names that the bare network has; of a distiller's, the student's.
+
+    A wrapper goes only while no name agrees with ``own``, as a network may itself have a part called ``model``.
+    """
+    state = dict(state)
+    while not own.keys() & state.keys():
+        inner = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
+        for wrapper in _WRAPPERS:
+            if all(key.startswith(wrapper) for key in state):
+                inner = {key.removeprefix(wrapper): value for key, value in state.items()}
+        if not inner:
+            break
+        state = inner
+    return state
+
+
+def _is_classifier(reshaped: list[str], state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether entries are the weight, or weight and bias, of one module with another number of outputs."""
+    modules = {key.rpartition(".")[0] for key in reshaped}
+    names = {key.rpartition(".")[2] for key in reshaped}
+    same_inputs = all(state[key].ndim > 0 and state[key].shape[1:] == own[key].shape[1:] for key in reshaped)
+    return len(modules) == 1 and names in ({"weight"}, {"weight", "bias"}) and same_inputs
 
 
 def _listing(what: str, entries: list[str]) -> str:
     if not entries:
         return ""
     more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
-    return f"{len(entries)} {what}: {', '.join(entries[:3])}{more}"
+    return f"{len(entries)} {what}: {', '.join(map(_printable, entries[:3]))}{more}"

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import gzip
 import os
 import pickle
 import random
 import resource
+import struct
 import subprocess
 import sys
+import tarfile
+import warnings
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -142,7 +147,7 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_a_missing_file_is_named_in_full(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=f"checkpoint not found: {tmp_path / 'no'}"):
         checkpoint.load(tmp_path / "no")
-    with pytest.raises(MissingFileError):
+    with pytest.raises(MissingFileError, match=f"{tmp_path} is a folder, not a checkpoint"):
         checkpoint.load(tmp_path)
 
 
@@ -184,8 +189,7 @@ def test_a_checkpoint_cut_anywhere_is_reported(tmp_path: Path, zipped: bool) -> 
         b"G",
         b"J",
         b"X",
-        b"<!DOCTYPE html><html>404</html>",
-        b"version https://git-lfs.github.com/spec/v1\n",
+        b"some text\n",
         b"PK\x03\x04",
     ],
 )
@@ -193,6 +197,24 @@ def test_what_is_no_checkpoint_is_reported(tmp_path: Path, content: bytes) -> No
     path = tmp_path / "f"
     path.write_bytes(content)
     assert_reported_as_damaged(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git LFS pointer.*`git lfs pull`"),
+        (b"\n<!DOCTYPE html><html>404</html>", "web page"),
+        (b"<HTML><body>Please log in", "web page"),
+        (gzip.compress(b"weights"), "archive: unpack it"),
+        (tarfile.TarInfo("cifar_teachers/").tobuf() + bytes(1024), "archive: unpack it"),
+    ],
+)
+def test_what_is_often_saved_as_a_checkpoint_is_told_by_its_name(tmp_path: Path, content: bytes, hint: str) -> None:
+    path = tmp_path / "f.pth"
+    path.write_bytes(content)
+    assert_reported_as_damaged(path)
+    with pytest.raises(CorruptFileError, match=hint):
+        checkpoint.load(path)
 
 
 def test_random_bytes_are_reported(tmp_path: Path) -> None:
@@ -218,31 +240,101 @@ def test_a_checkpoint_with_flipped_bytes_loads_or_is_reported(tmp_path: Path, zi
             checkpoint.load(path)
 
 
-class RunsCode:
-    def __init__(self, target: Path) -> None:
-        self.target = target
+class Calls:
+    """Pickled, it asks the reader to call ``function(*arguments)`` and to give the result ``state``."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch '{self.target}'",)
+        return self.reduced
+
+
+def traps(target: Path) -> dict[str, Any]:
+    """Objects that make the file ``target`` when they are unpickled without care."""
+    return {
+        "posix.system": Calls(os.system, f"touch '{target}'"),
+        "eval": Calls(eval, f"open({str(target)!r}, 'w')"),
+        "exec": Calls(exec, f"open({str(target)!r}, 'w')"),
+        "io.open": Calls(open, str(target), "w"),
+    }
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, zipped: bool) -> None:
+@pytest.mark.parametrize("kind", ["posix.system", "eval", "exec", "io.open"])
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, kind: str, zipped: bool) -> None:
     path, target = tmp_path / "f", tmp_path / "ran"
-    torch.save({"model": {"w": torch.zeros(2)}, "evil": RunsCode(target)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CorruptFileError, match=r"more than tensors and plain values.*could run code.*system"):
+    state = {"model": {"w": torch.zeros(2)}, "evil": traps(target)[kind]}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    name = kind.rpartition(".")[2]
+    with pytest.raises(CorruptFileError, match=rf"^[^\n]*more than tensors and plain values.*could run code.*{name}$"):
         checkpoint.load(path)
     assert not target.exists()
-    torch.load(path, weights_only=False)  # the trap itself works
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that the trap leaves open
+        torch.load(path, weights_only=False)  # the trap itself works
     assert target.exists()
 
 
 def test_a_bare_pickle_that_would_run_code_does_not_run(tmp_path: Path) -> None:
     path, target = tmp_path / "f", tmp_path / "ran"
-    path.write_bytes(pickle.dumps(RunsCode(target), protocol=2))
+    path.write_bytes(pickle.dumps(traps(target)["posix.system"], protocol=2))
     with pytest.raises(CorruptFileError):
         checkpoint.load(path)
     assert not target.exists()
+
+
+def test_what_a_pickle_makes_of_a_namespace_is_never_called(tmp_path: Path) -> None:
+    """A Namespace takes any attribute, also by slots; so it may be odd, but only what the allow-list has can be in it."""
+    names = {"__setstate__": "x", "__class__": 1, "__getattr__": "y", "model": "resnet8"}
+    torch.save({"opt": Calls(argparse.Namespace, state=names), "w": torch.ones(1)}, tmp_path / "f")
+    loaded = checkpoint.load(tmp_path / "f")
+    assert type(loaded["opt"]) is argparse.Namespace
+    assert vars(loaded["opt"]) == names
+    target = tmp_path / "ran"
+    for slots in ({"run": traps(target)["eval"]}, {"__class__": os._wrap_close}, {"__dict__": 1}):
+        torch.save({"opt": Calls(argparse.Namespace, state=(None, slots))}, tmp_path / "f")
+        with pytest.raises(CorruptFileError):
+            checkpoint.load(tmp_path / "f")
+    assert not target.exists()
+
+
+def test_flags_of_a_numpy_type_are_not_believed(tmp_path: Path) -> None:
+    """With the flag "holds no objects" numpy reads a scalar's eight bytes as the address of an object, and crashes."""
+    scalar = np.float64(0).__reduce__()[0]
+    for code, content in (("O8", b"A" * 8), ("V8", b"A" * 8), ("f8", b"A" * 7), ("f8", b"A" * 16), ("S4", b"text")):
+        dtype = Calls(np.dtype, code, False, True, state=(3, "|", None, None, None, -1, -1, 0))
+        torch.save({"lr": Calls(scalar, dtype, content)}, tmp_path / "f")
+        assert_reported_as_damaged(tmp_path / "f")
+
+
+def test_a_small_file_does_not_fill_the_memory(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1_000_000)}, tmp_path / "whole")
+    with zipfile.ZipFile(tmp_path / "whole") as whole, zipfile.ZipFile(tmp_path / "f", "w", zipfile.ZIP_DEFLATED) as packed:
+        for part in whole.infolist():
+            packed.writestr(part.filename, whole.read(part))
+    assert_reported_as_damaged(tmp_path / "f")
+    torch.save({"w": torch.zeros(777)}, tmp_path / "f", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "f").read_bytes()
+    for length in (2**31 - 1, 2**40, 2**62):  # of the storage, in the pickle and before its bytes
+        huge = pickle.dumps(length, protocol=2)[2:-1]
+        (tmp_path / "f").write_bytes(
+            content.replace(b"M\x09\x03", huge).replace(struct.pack("<q", 777), struct.pack("<q", length))
+        )
+        assert_reported_as_damaged(tmp_path / "f")
+
+
+def test_what_a_file_writes_does_not_reach_the_terminal_as_it_is(tmp_path: Path) -> None:
+    torch.save({"a": Calls(os.system, "")}, tmp_path / "f", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "f").read_bytes()
+    (tmp_path / "f").write_bytes(content.replace(b"system", b"\x1b[31m!"))
+    with pytest.raises(CorruptFileError) as caught:
+        checkpoint.load(tmp_path / "f")
+    assert str(caught.value).isprintable()
+    torch.save({"\x1b[2J\n": torch.zeros(1)}, tmp_path / "f")
+    with pytest.raises(CorruptFileError) as caught:
+        checkpoint.load_weights(make_model(), tmp_path / "f")
+    assert str(caught.value).isprintable()
 
 
 def test_a_whole_module_is_refused_by_name(tmp_path: Path) -> None:
@@ -262,6 +354,27 @@ def test_upstreams_checkpoints_load(tmp_path: Path, zipped: bool) -> None:
     assert all(torch.equal(loaded["model"][k], v) for k, v in state["model"].items())
 
 
+def test_old_torchs_state_dict_with_metadata_loads(tmp_path: Path) -> None:
+    source = make_model()
+    state = source.state_dict()
+    assert state._metadata  # type: ignore[attr-defined]
+    saved = {"opt": argparse.Namespace(model="x"), "model": state, "best_acc": torch.tensor(72.5), "accuracy": np.float32(1)}
+    torch.save(saved, tmp_path / "resnet8x4_last.pth", _use_new_zipfile_serialization=False)
+    model = make_model()
+    assert checkpoint.load_weights(model, tmp_path / "resnet8x4_last.pth") == []
+    assert_same_weights(model, source)
+
+
+@pytest.mark.parametrize(
+    "number", [np.float16(0.5), np.float32(0.5), np.float64(-1e300), np.int64(-7), np.uint8(200), np.bool_(1)]
+)
+def test_numpy_scalars_become_plain_numbers(tmp_path: Path, number: np.generic) -> None:
+    torch.save({"n": number}, tmp_path / "f")
+    loaded = checkpoint.load(tmp_path / "f")["n"]
+    assert loaded == number
+    assert type(loaded) is type(number.item())
+
+
 @pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
 def test_numpy_scalars_load_whichever_numpy_wrote_them(tmp_path: Path, module: str) -> None:
     torch.save({"lr": np.float64(0.05)}, tmp_path / "f", _use_new_zipfile_serialization=False)
@@ -278,16 +391,90 @@ def make_model() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
 
-@pytest.mark.parametrize("form", ["bare", "model", "module.", "model and module.", "folder"])
-def test_weights_load_from_every_usual_form(tmp_path: Path, form: str) -> None:
-    source, model = make_model(), make_model()
-    state = dict(source.state_dict())
-    if "module." in form:
-        state = {f"module.{k}": v for k, v in state.items()}
-    path = tmp_path / "student_best"
-    torch.save(state if form in ("bare", "module.") else {"epoch": 1, "model": state}, path)
-    checkpoint.load_weights(model, tmp_path if form == "folder" else path)
+def assert_same_weights(model: nn.Module, source: nn.Module) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), source.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "student.", "module.student."])
+@pytest.mark.parametrize("key", ["", "model", "student", "state_dict"])
+def test_weights_load_from_every_usual_form(tmp_path: Path, key: str, prefix: str) -> None:
+    source, model = make_model(), make_model()
+    state = {f"{prefix}{k}": v for k, v in source.state_dict().items()}
+    torch.save({"epoch": 1, key: state} if key else state, tmp_path / "student_best")
+    for path in (tmp_path, tmp_path / "student_best"):
+        assert checkpoint.load_weights(model, path) == []
+        assert_same_weights(model, source)
+
+
+def test_of_upstreams_latest_the_student_is_taken(tmp_path: Path) -> None:
+    source, model = make_model(), make_model()
+    networks = {"student": source, "teacher": make_model(), "embed_s": nn.Linear(2, 2)}
+    state = {f"module.{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
+    torch.save(
+        {"epoch": 3, "model": state, "optimizer": {"lr": np.float64(0.05)}, "best_acc": np.float64(7)}, tmp_path / "latest"
+    )
+    checkpoint.load_weights(model, tmp_path / "latest")
+    assert_same_weights(model, source)
+
+
+@pytest.mark.parametrize("name", ["model", "module", "student"])
+def test_a_networks_own_part_is_not_taken_for_a_wrapper(tmp_path: Path, name: str) -> None:
+    source, model = (nn.Sequential(OrderedDict([(name, make_model())])) for _ in range(2))
+    for prefix in ("", "module."):
+        torch.save({f"{prefix}{k}": v for k, v in source.state_dict().items()}, tmp_path / "f")
+        checkpoint.load_weights(model, tmp_path / "f")
+        assert_same_weights(model, source)
+
+
+def with_classes(count: int, *, bias: bool = True) -> nn.Module:
+    return nn.Sequential(OrderedDict(body=make_model(), fc=nn.Linear(4, count, bias=bias)))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_classifier_of_other_classes_may_be_left(tmp_path: Path, bias: bool) -> None:
+    source, model = with_classes(10, bias=bias), with_classes(7, bias=bias)
+    own = model.fc.weight.clone()  # type: ignore[union-attr, operator]
+    torch.save({"model": source.state_dict()}, tmp_path / "f")
+    with pytest.raises(CorruptFileError, match=r"of another shape: fc\.weight \[10, 4\] for \[7, 4\]"):
+        checkpoint.load_weights(model, tmp_path / "f")
+    left = checkpoint.load_weights(model, tmp_path / "f", other_classes=True)
+    assert left == (["fc.weight", "fc.bias"] if bias else ["fc.weight"])
+    assert torch.equal(model.fc.weight, own)  # type: ignore[union-attr, arg-type]
+    assert_same_weights(model.body, source.body)  # type: ignore[arg-type]
+    assert checkpoint.load_weights(source, tmp_path / "f", other_classes=True) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fc.weight": torch.zeros(10, 5), "fc.bias": torch.zeros(10)},  # other inputs
+        {"fc.bias": torch.zeros(10)},  # of the bias alone
+        {"fc.weight": torch.tensor(1.0), "fc.bias": torch.zeros(10)},
+        {"fc.weight": torch.zeros(10, 4), "body.0.weight": torch.zeros(5, 3)},  # two modules
+        {"fc.weight": torch.zeros(10, 4), "fc.bias": torch.zeros(10), "more": torch.zeros(1)},
+        {f"body.1.{name}": torch.zeros(5) for name in ("weight", "bias", "running_mean", "running_var")},
+    ],
+)
+def test_other_classes_excuse_nothing_else(tmp_path: Path, change: dict[str, torch.Tensor]) -> None:
+    model = with_classes(7)
+    torch.save({**model.state_dict(), **change}, tmp_path / "f")
+    with pytest.raises(CorruptFileError, match="does not fit Sequential"):
+        checkpoint.load_weights(model, tmp_path / "f", other_classes=True)
+
+
+def test_a_mismatch_tells_which_network_would_fit(tmp_path: Path) -> None:
+    torch.save({"module.conv1.weight": torch.zeros(1)}, tmp_path / "f")
+    asked: list[Any] = []
+
+    def fitting(state: Any) -> list[str]:
+        asked.append(list(state))
+        return ["cifar100/resnet32x4", "tiny_imagenet/torchvision/x"]
+
+    with pytest.raises(CorruptFileError, match=r"; it would fit resnet32x4 \(cifar100\) or torchvision/x \(tiny_imagenet\)$"):
+        checkpoint.load_weights(make_model(), tmp_path / "f", fitting=fitting)
+    with pytest.raises(CorruptFileError, match=r"unexpected: conv1\.weight$"):
+        checkpoint.load_weights(make_model(), tmp_path / "f", fitting=lambda state: [])
+    assert asked == [["conv1.weight"]]
 
 
 def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
@@ -307,7 +494,20 @@ def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize("state", [{}, {"model": {}}, {"model": 3}, [1, 2], 7, {"epoch": 1}, {"model": {"w": 1.0}}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"model": {}},
+        {"model": 3},
+        [1, 2],
+        7,
+        {"epoch": 1},
+        {"model": {"w": 1.0}},
+        {1: torch.zeros(1)},
+        {"w": torch.zeros(1).to_sparse()},
+    ],
+)
 def test_a_file_without_weights_is_refused(tmp_path: Path, state: Any) -> None:
     torch.save(state, tmp_path / "f")
     with pytest.raises(CorruptFileError, match="holds no weights"):

@@ -1,0 +1,148 @@
+"""Fetch data sets and teachers, check and unpack them::
+
+python -m mdistiller_ext.download cifar100                    # 169 MB, to data/cifar-100-python
+python -m mdistiller_ext.download tiny_imagenet               # 248 MB, to data/tiny-imagenet-200
+python -m mdistiller_ext.download teachers                    # mdistiller's for CIFAR-100, to download_ckpts/cifar_teachers
+python -m mdistiller_ext.download imagenet_teachers ResNet34  # torchvision's, to download_ckpts/imagenet_teachers
+
+What is there is left as it is. An interrupted download goes on where it stopped; an archive that you put into the folder
+yourself is taken. Archives are removed once they are unpacked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import checkpoint
+from .data import tiny_imagenet
+from .errors import ConfigError, CorruptFileError, run_command
+from .fetch import fetch, fetch_archive
+from .models import list_models, pretrained_url
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive: address, checksum and size as they are known, folder it goes to by default, folder it unpacks to."""
+
+    url: str
+    root: str
+    folder: str
+    md5: str = ""
+    size: int = 0
+
+
+SOURCES = {
+    "cifar100": Source(
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        root="data",
+        folder="cifar-100-python",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+        size=169_001_437,
+    ),
+    "tiny_imagenet": Source(
+        url=tiny_imagenet.URL,
+        root="data",
+        folder=tiny_imagenet.FOLDER,
+        md5="90528d7ca1a48142e341f4ef8d21d0de",
+        size=248_100_043,
+    ),
+    "teachers": Source(
+        url="https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar",
+        root="download_ckpts",
+        folder="cifar_teachers",
+    ),
+}
+IMAGENET_ROOT = Path("download_ckpts", "imagenet_teachers")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m mdistiller_ext.download", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=[*SOURCES, "imagenet_teachers"])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="imagenet_teachers: which networks; all if left out")
+    parser.add_argument("--root", metavar="DIR", type=Path, help="folder to fetch into, if not the one above")
+    parser.add_argument("--url", metavar="MIRROR", help="another address of the same archive")
+    parser.add_argument("--md5", metavar="SUM", help="its MD5 sum, if not the known one; '' with --url: do not check")
+    arguments = parser.parse_args()
+    if arguments.what == "imagenet_teachers":
+        if arguments.url is not None or arguments.md5 is not None:
+            raise ConfigError(
+                "imagenet_teachers come from torchvision's addresses, which hold their checksums: no --url or --md5"
+            )
+    elif arguments.names:
+        raise ConfigError(
+            f"{arguments.what} is fetched whole; names belong to imagenet_teachers, got {' '.join(arguments.names)}"
+        )
+    if arguments.md5 == "" and arguments.url is None:
+        raise ConfigError("--md5 '' leaves what comes unchecked; that takes an address of your own choice (--url)")
+    if arguments.md5 and not re.fullmatch(r"[0-9a-fA-F]{32}", arguments.md5):
+        raise ConfigError(f"an MD5 sum has 32 digits 0-9 a-f, got --md5 {arguments.md5}")
+    return arguments
+
+
+def download_archive(what: str, root: Path | None = None, url: str | None = None, md5: str | None = None) -> None:
+    """Fetch and unpack one of SOURCES. Raises what `fetch_archive` raises, and CorruptFileError for a teacher that is damaged.
+
+    Args:
+        url, md5: in place of the known ones; an empty ``md5`` checks none.
+    """
+    source = SOURCES[what]
+    root = Path(source.root) if root is None else root
+    folder = root / source.folder
+    if folder.exists():
+        print(f"{what}: {folder} is there already, nothing to do (delete it to fetch it anew)")
+        return
+    size = source.size if md5 is None else 0
+    md5 = source.md5 if md5 is None else md5
+    if not md5:
+        print(f"{what}: no checksum is known; the length that the server tells and the structure of the archive are checked")
+    # Named after the known address, as a mirror's may end in anything.
+    fetch_archive(url or source.url, root / Path(source.url).name, folder.exists, md5=md5, size=size)
+    print(f"{what}: unpacked to {folder}; the archive is removed")
+    if what == "teachers":
+        print(f"teachers, each read safely: {', '.join(read_teachers(folder))}")
+
+
+def read_teachers(folder: Path) -> list[str]:
+    """Names of the teachers in a folder. Raises CorruptFileError for one that cannot be read, or if there are none."""
+    files = sorted(folder.glob("*/*.pth"))
+    if not files:
+        raise CorruptFileError(f"{folder.absolute()} holds no teachers (*/*.pth). Delete it and get it anew")
+    for file in files:
+        checkpoint.load(file)
+    return [file.parent.name.removesuffix("_vanilla") for file in files]
+
+
+def download_imagenet_teachers(names: list[str], root: Path = IMAGENET_ROOT) -> None:
+    """Fetch torchvision's weights of networks of the ImageNet zoo; of all that have some if none is named.
+
+    Raises what `fetch` raises, UnknownNameError, and ConfigError for a network without weights.
+    """
+    for name in names or list_models("imagenet"):
+        url = pretrained_url(name, "imagenet")
+        if url is None:
+            if names:
+                raise ConfigError(f"torchvision has no weights of {name}")
+            continue
+        path = root / Path(url).name
+        if path.is_file():
+            print(f"{name}: {path} is there already")
+            continue
+        fetch(url, path, sha256_prefix=path.stem.rpartition("-")[2])  # of resnet34-b627a593.pth
+        print(f"{name}: {path}")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.what == "imagenet_teachers":
+        download_imagenet_teachers(arguments.names, arguments.root or IMAGENET_ROOT)
+    else:
+        download_archive(arguments.what, arguments.root, arguments.url, arguments.md5)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,372 @@
+"""Downloads that go on, that are checked, and that are never half there; archives that cannot lead out of their folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.server
+import io
+import itertools
+import os
+import re
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from mdistiller_ext import fetch as fetching
+from mdistiller_ext.errors import CorruptFileError, MissingFileError
+from mdistiller_ext.fetch import fetch, fetch_archive, unpack
+
+CONTENT = bytes(range(256)) * 2000
+MD5, SHA256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one content at every address, as badly as it is told."""
+
+    content = CONTENT
+    ranges = True  # understands Range
+    tells_length = True
+    wrong_range = False
+    drops: Iterator[int] = iter(())  # after how many bytes to drop each of the next connections
+    statuses: Iterator[int] = iter(())  # errors to answer the next requests with
+    silent = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str] = []  # the Range of each request
+        self.url = f"http://127.0.0.1:{self.server_port}/file.bin"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server, asked = self.server, self.headers.get("Range", "")
+        server.asked.append(asked)
+        if server.silent:
+            server.silent = False
+            threading.Event().wait(1)
+            return
+        if (status := next(server.statuses, 200)) != 200:
+            self.send_error(status)
+            return
+        content, first = server.content, int(asked.removeprefix("bytes=").rstrip("-") or 0) if server.ranges else 0
+        if first >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.end_headers()
+            return
+        self.send_response(206 if first else 200)
+        if first:
+            start = first + server.wrong_range
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if server.tells_length:
+            self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        self.wfile.write(content[first : first + next(server.drops, len(content))])
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(fetching, "_PAUSES", (0, 0, 0))
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- downloads ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_arrives_whole_under_its_name_and_nothing_else_stays(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "f"
+    fetch(server.url, path, md5=MD5.upper(), sha256_prefix=SHA256[:8], size=len(CONTENT))
+    assert path.read_bytes() == CONTENT
+    assert names_in(path.parent) == ["f"]
+    fetch(server.url, path, md5=MD5)
+    assert len(server.asked) == 1  # the second time it was there
+    path.write_bytes(b"something else")
+    fetch(server.url, path, md5=MD5)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("known", [{}, {"size": len(CONTENT)}, {"md5": MD5}])
+def test_a_connection_that_drops_is_gone_on_with(server: Server, tmp_path: Path, known: dict[str, Any]) -> None:
+    server.drops = itertools.repeat(150_000, 3)
+    fetch(server.url, tmp_path / "f", **known)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert server.asked == ["", "bytes=150000-", "bytes=300000-", "bytes=450000-"]
+
+
+def test_patience_lasts_as_long_as_more_comes_and_no_longer(server: Server, tmp_path: Path) -> None:
+    server.drops = itertools.repeat(50_000)
+    fetch(server.url, tmp_path / "f")  # in 11 parts, far more than the tries without progress
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    server.ranges, server.asked = False, []
+    with pytest.raises(MissingFileError, match=r"the connection broke off after 50,000 of 512,000 bytes"):
+        fetch(server.url, tmp_path / "g")
+    assert len(server.asked) == 4
+    assert names_in(tmp_path) == ["f", "g.part"]
+
+
+def test_a_later_start_goes_on_and_the_message_says_so(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "my file"
+    server.drops, server.statuses = iter([100_000]), iter([200, 404, 404, 404])
+    with pytest.raises(MissingFileError) as caught:
+        fetch(server.url, path)
+    assert str(caught.value) == (
+        f"my file could not be fetched from {server.url} (HTTP status 404 Not Found). "
+        f"Starting again goes on from 100,000 bytes. By hand: curl -C - -L -o '{path}' {server.url}"
+    )
+    assert not path.exists()
+    server.asked = []
+    fetch(server.url, path)
+    assert server.asked == ["bytes=100000-"]
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("mode", ["no ranges", "wrong range", "longer than the file", "stale and longer than known"])
+def test_what_cannot_be_gone_on_with_starts_anew(server: Server, tmp_path: Path, mode: str) -> None:
+    server.ranges, server.wrong_range = mode != "no ranges", mode == "wrong range"
+    (tmp_path / "f.part").write_bytes(b"x" * (700_000 if "longer" in mode else 1000))
+    fetch(server.url, tmp_path / "f", md5=MD5, size=len(CONTENT) if "known" in mode else 0)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", [0, len(CONTENT)])
+def test_what_was_whole_when_it_was_killed_is_not_fetched_again(server: Server, tmp_path: Path, size: int) -> None:
+    (tmp_path / "f.part").write_bytes(CONTENT)
+    fetch(server.url, tmp_path / "f", md5=MD5, size=size)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert server.asked == ([] if size else [f"bytes={len(CONTENT)}-"])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("md5", "md5"), ("sha256_prefix", "sha256")])
+def test_another_checksum_is_refused_and_the_file_deleted(server: Server, tmp_path: Path, name: str, kind: str) -> None:
+    expected, actual = "0" * 8, (MD5 if name == "md5" else SHA256)[:8]
+    with pytest.raises(CorruptFileError, match=rf"not the f that is expected: its {kind} is {actual} where {expected} is exp"):
+        fetch(server.url, tmp_path / "f", **{name: expected})
+    assert names_in(tmp_path) == []
+
+
+def test_another_length_than_expected_is_refused_before_it_is_fetched(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="the server has 512,000 bytes where 512,001 are expected"):
+        fetch(server.url, tmp_path / "f", size=512_001)
+    assert names_in(tmp_path) == []
+
+
+def test_without_any_length_only_a_checksum_will_do(server: Server, tmp_path: Path) -> None:
+    server.tells_length = False
+    with pytest.raises(MissingFileError, match="neither its length nor a checksum is known"):
+        fetch(server.url, tmp_path / "f")
+    server.drops = iter([1000])
+    with pytest.raises(CorruptFileError, match="its md5 is"):
+        fetch(server.url, tmp_path / "f", md5=MD5)
+    fetch(server.url, tmp_path / "f", md5=MD5)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+
+
+def test_a_busy_or_silent_server_is_asked_again_and_another_no_is_final(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "_SILENCE", 0.2)
+    server.statuses, server.silent = iter([503, 429, 200]), True
+    fetch(server.url, tmp_path / "f")
+    assert len(server.asked) == 4
+    server.statuses = iter([403])
+    with pytest.raises(MissingFileError, match=r"\(HTTP status 403 Forbidden\)\. By hand"):
+        fetch(server.url, tmp_path / "g")
+    assert len(server.asked) == 5
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/f", "no address", "http://[", "ht\ntp://x", "file:///nowhere/at/all"])
+def test_an_address_that_leads_nowhere_is_one_line(tmp_path: Path, url: str) -> None:
+    with pytest.raises(MissingFileError, match="f could not be fetched from"):
+        fetch(url, tmp_path / "f")
+    assert names_in(tmp_path) == []
+
+
+def test_a_file_on_a_share_will_do_as_a_mirror(tmp_path: Path) -> None:
+    (tmp_path / "mirror").write_bytes(CONTENT)
+    fetch((tmp_path / "mirror").as_uri(), tmp_path / "f", size=len(CONTENT))
+    assert (tmp_path / "f").read_bytes() == CONTENT
+
+
+def test_a_full_disk_is_told_and_what_came_is_kept(server: Server, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk."""
+    code = f"""
+import resource, signal
+from mdistiller_ext.fetch import fetch
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    fetch({server.url!r}, {str(tmp_path / "f")!r})
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    told = f"[Errno {errno.EFBIG}] cannot write {tmp_path / 'f.part'}: {os.strerror(errno.EFBIG)}. What is there is kept"
+    assert done.stdout.startswith(told)
+    assert names_in(tmp_path) == ["f.part"]
+    kept = (tmp_path / "f.part").stat().st_size
+    fetch(server.url, tmp_path / "f", md5=MD5)
+    assert server.asked == ["", f"bytes={kept}-"]
+
+
+def test_those_who_start_together_fetch_once(server: Server, tmp_path: Path) -> None:
+    threads = [threading.Thread(target=fetch, args=(server.url, tmp_path / "f"), kwargs={"md5": MD5}) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert len(server.asked) == 1
+    assert names_in(tmp_path) == ["f"]
+
+
+# ---- archives -----------------------------------------------------------------------------------------------------
+
+FILES = {"set/a.txt": b"a" * 3000, "set/deep/b": b"b", "set/deep/empty": b""}
+
+
+def make_archive(path: Path, files: dict[str, bytes] = FILES) -> Path:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.writestr("set/", b"")
+            for name, content in files.items():
+                zipped.writestr(name, content)
+        return path
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        folder = tarfile.TarInfo("set")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(folder)
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o4777
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+KINDS = pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+
+
+@KINDS
+def test_an_archive_is_unpacked_and_leaves_what_else_is_there(tmp_path: Path, kind: str) -> None:
+    archive = make_archive(tmp_path / f"set.{kind}")
+    for _ in range(2):
+        unpack(archive, tmp_path / "root")
+        assert content_of(tmp_path / "root") == FILES
+    (tmp_path / "root/set/mine").write_bytes(b"mine")
+    (tmp_path / "root/set/a.txt").write_bytes(b"damaged")
+    (tmp_path / "root/.set.zip.tmp").mkdir()  # left by one that was killed
+    unpack(archive, tmp_path / "root")
+    assert content_of(tmp_path / "root") == {**FILES, "set/mine": b"mine"}
+    assert not stat.S_IMODE((tmp_path / "root/set/a.txt").stat().st_mode) & stat.S_ISUID
+
+
+@KINDS
+def test_an_archive_cut_anywhere_is_told_and_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    archive, root = make_archive(tmp_path / f"set.{kind}"), tmp_path / "root"
+    content = archive.read_bytes()
+    end = content.rstrip(b"\0") if kind == "tar" else content
+    for length in {*range(0, len(end), 97), *range(0, len(end), 512), len(end) - 1}:
+        archive.write_bytes(content[:length])
+        with pytest.raises(
+            CorruptFileError, match=rf"set\.{kind} \([\d,]+ bytes\) is damaged, cut short or no archive \(.+\)\. Del"
+        ):
+            unpack(archive, root)
+        assert names_in(root) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "set/../../out", "/out", "C:\\out", "\\out", "set\\..\\..\\out", "//host/share/out"]
+)
+@KINDS
+def test_no_member_leads_out(tmp_path: Path, kind: str, name: str) -> None:
+    archive = make_archive(tmp_path / f"set.{kind}", {"set/good": b"", name: b"evil"})
+    with pytest.raises(
+        CorruptFileError, match=rf"was not unpacked: its member {re.escape(repr(name))} leads out of its folder"
+    ):
+        unpack(archive, tmp_path / "a" / "root")
+    assert names_in(tmp_path / "a" / "root") == []
+    assert names_in(tmp_path) == sorted(["a", archive.name])
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("set")
+    member.type, member.linkname = kind, ".."
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.addfile(member)
+        tar.addfile(tarfile.TarInfo("set/file"))
+    with pytest.raises(CorruptFileError, match="its member 'set' is neither a file nor a folder"):
+        unpack(tmp_path / "set.tar", tmp_path / "root")
+    linked = zipfile.ZipInfo("set")
+    linked.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as zipped:
+        zipped.writestr(linked, "..")
+    with pytest.raises(CorruptFileError, match="its member 'set' is neither a file nor a folder"):
+        unpack(tmp_path / "set.zip", tmp_path / "root")
+    assert names_in(tmp_path / "root") == []
+
+
+def test_a_zip_with_a_wrong_checksum_is_told(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "set.zip", {"set/a": os.urandom(1000)})
+    content = bytearray(archive.read_bytes())
+    content[500] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(CorruptFileError, match="is damaged"):
+        unpack(archive, tmp_path / "root")
+
+
+def test_ctrl_c_while_unpacking_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    archive = make_archive(tmp_path / "set.tar")
+    monkeypatch.setattr("shutil.copyfileobj", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        unpack(archive, tmp_path / "root")
+    assert names_in(tmp_path / "root") == []
+
+
+def test_a_folder_that_takes_no_files_is_told(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "set.tar")
+    (tmp_path / "root").touch()
+    with pytest.raises(OSError, match=f"cannot unpack {archive} into {tmp_path / 'root'}: Not a directory"):
+        unpack(archive, tmp_path / "root")
+    with pytest.raises(MissingFileError, match=f"archive not found: {tmp_path / 'no.tar'}"):
+        unpack(tmp_path / "no.tar", tmp_path)
+
+
+def test_an_archive_is_fetched_unpacked_and_removed(server: Server, tmp_path: Path) -> None:
+    server.content = make_archive(tmp_path / "set.tar.gz").read_bytes()
+    root = tmp_path / "root"
+    there = (root / "set").exists
+    fetch_archive(server.url, root / "set.tar.gz", there)
+    assert names_in(root) == ["set"]
+    fetch_archive(server.url, root / "set.tar.gz", there)
+    assert len(server.asked) == 1
+    with pytest.raises(CorruptFileError, match="does not hold what was expected"):
+        fetch_archive(server.url, root / "set.tar.gz", lambda: False)
