@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from mdistiller_ext.data.augment import random_crop_flip
 from mdistiller_ext.data.cifar100 import CIFAR100
-from mdistiller_ext.data.loader import InMemoryLoader, random_crop_flip
+from mdistiller_ext.data.loader import InMemoryLoader
 
 IMAGES, BATCH, WORKERS, ROUNDS = 20_000, 64, 2, 7
 

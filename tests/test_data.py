@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from mdistiller_ext.data import InMemoryDataset, InMemoryLoader, create_loaders
-from mdistiller_ext.data.base import check_split, limit_split
+from mdistiller_ext.data.augment import Augment, crop_flip, random_crop, random_crop_flip
+from mdistiller_ext.data.base import balanced_choice, check_split
 from mdistiller_ext.data.cifar100 import CIFAR100
 from mdistiller_ext.data.glyphs import CHARACTERS, FACES, Glyphs, draw_glyphs
-from mdistiller_ext.data.loader import Augment, crop_flip, random_crop, random_crop_flip
 from mdistiller_ext.errors import ConfigError, CorruptFileError, MissingFileError, UnknownNameError
 from mdistiller_ext.registry import DATASETS
 
@@ -242,8 +242,8 @@ def test_limit_keeps_a_balanced_choice(squares: str) -> None:
     assert train.labels.tolist() == test.labels.tolist() == [0, 1, 2, 0, 1]
     assert torch.equal(train.images, random_images(12)[[0, 4, 8, 1, 5]])
     labels = torch.tensor([2, 2, 2, 0])  # class 1 is empty, class 0 runs out
-    assert limit_split((random_images(4), labels), 3)[1].tolist() == [0, 2, 2]
-    assert limit_split((random_images(4), labels), 9)[1].tolist() == [0, 2, 2, 2]
+    assert balanced_choice(labels, 3).tolist() == [3, 0, 1]
+    assert balanced_choice(labels, 9).tolist() == [3, 0, 1, 2]
 
 
 def test_mistakes_are_named(squares: str) -> None:
@@ -373,7 +373,7 @@ def test_missing_and_unreachable_is_one_line_with_the_remedy(tmp_path: Path, arc
     assert "\n" not in message
     assert f"not in {tmp_path}/data/cifar-100-python" in message
     assert "refused" in message
-    assert f"curl -L -o {tmp_path}/data/cifar-100-python.tar.gz http://127.0.0.1" in message
+    assert f"curl -C - -L -o {tmp_path}/data/cifar-100-python.tar.gz http://127.0.0.1" in message
 
 
 def test_half_a_download_is_no_data(tmp_path: Path, archive: Archive, serve: Callable[[Path], None]) -> None:
@@ -383,7 +383,7 @@ def test_half_a_download_is_no_data(tmp_path: Path, archive: Archive, serve: Cal
     (half / archive.path.name).write_bytes(data[: len(data) // 2])
     serve(half)
     for _ in range(2):
-        with pytest.raises(MissingFileError, match="could not be downloaded"):
+        with pytest.raises(CorruptFileError, match=r"not in .*data/cifar-100-python: what came from .* its md5 is"):
             CIFAR100().load(tmp_path / "data")
     serve(archive.path.parent)
     assert_holds(tmp_path / "data", archive)

@@ -1,21 +1,62 @@
-"""Data sets and the loaders that serve them: glyphs (drawn here, no download), CIFAR-100, and your own.
+"""Data sets and the loaders that serve them, by name: drawn here, downloaded, or your own.
 
-``create_loaders`` is the door. In memory is the rule: bytes on the training device, no worker processes. This room
-knows nothing of configuration, models or training.
+``create_loaders`` is the door. Small images are kept in memory: bytes on the training device, no worker processes. Large
+ones stay files that worker processes read. This room knows nothing of configuration, models or training.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ..errors import ConfigError
 from ..registry import DATASETS, register_dataset
-from .base import InMemoryDataset, check_split, limit_split
-from .loader import InMemoryLoader, random_crop, random_crop_flip
+from .augment import Augment, random_crop, random_crop_flip, strong_augment
+from .base import (
+    Dataset,
+    ImageFolderDataset,
+    InMemoryDataset,
+    Samples,
+    Split,
+    balanced_choice,
+    check_samples,
+    check_split,
+)
+from .image_transforms import evaluation_transform, training_transform
+from .loader import InMemoryLoader
+from .worker_loader import WorkerLoader
 
-__all__ = ["InMemoryDataset", "InMemoryLoader", "create_loaders", "random_crop", "random_crop_flip", "register_dataset"]
+__all__ = [
+    "ImageFolderDataset",
+    "InMemoryDataset",
+    "InMemoryLoader",
+    "Loader",
+    "WorkerLoader",
+    "create_loaders",
+    "dataset_entry",
+    "random_crop",
+    "random_crop_flip",
+    "register_dataset",
+]
+
+
+class CountedLoader(InMemoryLoader):
+    """One that also tells the number of classes."""
+
+    num_classes: int
+
+
+Loader = CountedLoader | WorkerLoader
+"""What `create_loaders` makes: batches on the training device; see InMemoryLoader"""
+
+
+def dataset_entry(name: str) -> type[Dataset]:
+    """The data set called ``name``. Raises UnknownNameError with the nearest known name."""
+    entry: type[Dataset] = DATASETS.get(name)
+    return entry
 
 
 def create_loaders(
@@ -27,40 +68,124 @@ def create_loaders(
     limit: int = 0,
     seed: int = 0,
     device: str | torch.device = "cpu",
-) -> tuple[InMemoryLoader, InMemoryLoader]:
+    num_workers: int = 2,
+    num_classes: int = 0,
+    image_size: int = 0,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    strong: Sequence[str] = (),
+    test_fraction: float = 0.2,
+) -> tuple[Loader, Loader]:
     """Training loader (shuffled, augmented) and test loader (in order, as is) of the data set called ``name``.
 
     Args:
         root: folder of the files.
         limit: keep this many training and this many test images, taken in turn from every class; 0 keeps all.
         seed: of order and augmentation, not of the data.
+        num_workers: processes that read images, for each loader; data sets in memory need none.
+        num_classes: how many classes there must be; 0 leaves it to the data set.
+        image_size: height and width in pixels that image files are brought to; 0 for the data set's own.
+        mean, std: per channel, on the scale 0..1; empty for the data set's own.
+        strong: augmentations that follow the usual ones; see augment.strong_augment and image_transforms.training_transform.
+        test_fraction: share of every class held out for the test; only for image files that come without a split.
 
     Raises UnknownNameError, ConfigError, MissingFileError or CorruptFileError.
     """
+    dataset = dataset_entry(name)
     if limit < 0:
         raise ConfigError(f"the limit of images must be 0 (all) or more, got {limit}")
-    dataset: type[InMemoryDataset] = DATASETS.get(name)
-    splits = dataset().load(Path(root))
-    for split, part in zip(splits, ("train", "test"), strict=True):
-        check_split(split, dataset.num_classes, f"data set '{name}' ({part})")
+    if num_classes < 0 or image_size < 0:
+        raise ConfigError(
+            f"number of classes and image size must be 0 (the data set's) or more, got {num_classes}, {image_size}"
+        )
+    if not 0 < test_fraction < 1:
+        raise ConfigError(f"the fraction of test images must lie between 0 and 1, got {test_fraction}")
+    mean, std = mean or dataset.mean, std or dataset.std
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ConfigError(f"mean and std must be three numbers each, std above 0, got {list(mean)} and {list(std)}")
+    root = Path(root)
+    # What is built from names comes before the files are read: a name may be wrong, and reading takes a while.
+    if issubclass(dataset, InMemoryDataset):
+        augment = _both(dataset.augment, strong_augment(strong)) if strong else dataset.augment
+        train_split, test_split = _load(dataset, name, root, limit, num_classes, image_size)
+        in_memory = functools.partial(_in_memory_loader, num_classes=dataset.num_classes, device=device, mean=mean, std=std)
+        return (
+            in_memory(train_split, batch_size=batch_size, augment=augment, shuffle=True, seed=seed),
+            in_memory(test_split, batch_size=test_batch_size),
+        )
+    if not issubclass(dataset, ImageFolderDataset):
+        raise ConfigError(f"data set '{name}' derives neither from InMemoryDataset nor from ImageFolderDataset")
+    size = image_size or dataset.image_size
+    training, testing = training_transform(size, strong), evaluation_transform(size)
+    train_samples, test_samples, classes = _list(dataset, name, root, limit, num_classes, test_fraction)
+    from_files = functools.partial(
+        WorkerLoader, image_size=size, num_classes=len(classes), mean=mean, std=std, num_workers=num_workers, device=device
+    )
+    return (
+        from_files(train_samples, training, batch_size=batch_size, shuffle=True, seed=seed),
+        from_files(test_samples, testing, batch_size=test_batch_size),
+    )
+
+
+def _load(
+    dataset: type[InMemoryDataset], name: str, root: Path, limit: int, num_classes: int, image_size: int
+) -> tuple[Split, Split]:
+    """Both splits of a data set in memory, checked and cut down to ``limit``."""
+    if num_classes not in (0, dataset.num_classes):
+        raise ConfigError(f"data set '{name}' has {dataset.num_classes} classes, not {num_classes}")
+    train, test = dataset().load(root)
+    for (images, labels), part in ((train, "train"), (test, "test")):
+        check_split((images, labels), dataset.num_classes, f"data set '{name}' ({part})")
+        if image_size and images.shape[2:] != (image_size, image_size):
+            height, width = images.shape[2:]
+            raise ConfigError(
+                f"data set '{name}' has images of {height}x{width} pixels and is kept in memory, so they cannot be brought "
+                f"to {image_size}x{image_size}; only image files can"
+            )
+    if not limit:
+        return train, test
+    kept, test_kept = balanced_choice(train[1], limit), balanced_choice(test[1], limit)
+    return (train[0][kept], train[1][kept]), (test[0][test_kept], test[1][test_kept])
+
+
+def _list(
+    dataset: type[ImageFolderDataset], name: str, root: Path, limit: int, num_classes: int, test_fraction: float
+) -> tuple[Samples, Samples, list[str]]:
+    """Training samples, test samples and classes of a data set of image files, checked and cut down to ``limit``."""
+    train, test, classes = dataset().samples(root, test_fraction)
+    expected = num_classes or dataset.num_classes
+    if expected not in (None, len(classes)):
+        remedy = "" if num_classes else f"; if that is meant, give num_classes={len(classes)} (DATASET.NUM_CLASSES)"
+        raise ConfigError(f"data set '{name}' in {root.absolute()} has {len(classes)} classes, not {expected}{remedy}")
+    for samples, part in ((train, "train"), (test, "test")):
+        check_samples(samples, len(classes), f"data set '{name}' ({part})")
     if limit:
-        splits = limit_split(splits[0], limit), limit_split(splits[1], limit)
-    (train_images, train_labels), (test_images, test_labels) = splits
-    train = InMemoryLoader(
-        train_images.to(device),
-        train_labels.to(device),
-        batch_size=batch_size,
-        mean=dataset.mean,
-        std=dataset.std,
-        augment=dataset.augment,
-        shuffle=True,
-        seed=seed,
+        train, test = (
+            [samples[i] for i in balanced_choice(torch.tensor([label for _, label in samples]), limit).tolist()]
+            for samples in (train, test)
+        )
+    return train, test, classes
+
+
+def _in_memory_loader(
+    split: Split,
+    *,
+    num_classes: int,
+    device: str | torch.device,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: Augment | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+) -> CountedLoader:
+    images, labels = (part.to(device) for part in split)
+    loader = CountedLoader(
+        images, labels, batch_size=batch_size, mean=mean, std=std, augment=augment, shuffle=shuffle, seed=seed
     )
-    test = InMemoryLoader(
-        test_images.to(device),
-        test_labels.to(device),
-        batch_size=test_batch_size,
-        mean=dataset.mean,
-        std=dataset.std,
-    )
-    return train, test
+    loader.num_classes = num_classes
+    return loader
+
+
+def _both(first: Augment, second: Augment) -> Augment:
+    return lambda images, generator: second(first(images, generator), generator)

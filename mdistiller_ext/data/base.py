@@ -10,6 +10,8 @@ A data set of your own is one file (yours, or a new one in this folder); the nam
 
         def load(self, root):
             return (train_images, train_labels), (test_images, test_labels)
+
+Images too many for memory stay files: derive from `ImageFolderDataset` and write ``samples``.
 """
 
 from __future__ import annotations
@@ -25,24 +27,36 @@ from ..errors import ConfigError
 Split = tuple[Tensor, Tensor]
 """``(images uint8 [N, 3, H, W], labels int64 [N])``"""
 
+Samples = list[tuple[Path, int]]
+"""Image files and their labels"""
 
-class InMemoryDataset:
-    """Base of data sets small enough to hold as bytes in memory.
+
+class Dataset:
+    """What every data set says of itself; derive from one of the two kinds below.
 
     Attributes:
-        zoo: the models that fit its images, ``cifar100`` (32x32) or ``tiny_imagenet`` (64x64).
-        num_classes: labels are 0 .. num_classes - 1.
+        zoo: the models that fit its images: ``cifar100`` (32x32), ``tiny_imagenet`` (64x64) or ``imagenet`` (224x224).
+        num_classes: labels are 0 .. num_classes - 1; None where only the files tell.
         mean, std: per channel over the training images, on the scale 0..1.
         teachers: where a trained teacher is looked for, with ``{model}`` for its name.
         teachers_hint: how to get one, with ``{model}`` too; a sentence for an error message.
+        students_start: what weights a student starts from: ``random``, or ``pretrained`` on ImageNet.
     """
 
-    zoo: ClassVar[str] = "cifar100"
-    num_classes: ClassVar[int]
+    zoo: ClassVar[str]
+    num_classes: ClassVar[int | None]
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
     teachers: ClassVar[str] = ""
     teachers_hint: ClassVar[str] = ""
+    students_start: ClassVar[str] = "random"
+
+
+class InMemoryDataset(Dataset):
+    """Base of data sets small enough to hold as bytes in memory. Their number of classes is known beforehand."""
+
+    zoo: ClassVar[str] = "cifar100"
+    num_classes: ClassVar[int]
 
     @staticmethod
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -51,6 +65,30 @@ class InMemoryDataset:
 
     def load(self, root: Path) -> tuple[Split, Split]:
         """Training and test split, read from or fetched into the folder ``root``.
+
+        Raises MissingFileError or CorruptFileError.
+        """
+        raise NotImplementedError
+
+
+class ImageFolderDataset(Dataset):
+    """Base of data sets too large for memory: their image files are read and augmented batch by batch, as ImageNet is.
+
+    Attributes:
+        image_size: height and width in pixels of what a network is shown.
+    """
+
+    zoo: ClassVar[str] = "imagenet"
+    num_classes: ClassVar[int | None] = None
+    mean: ClassVar[tuple[float, float, float]] = (0.485, 0.456, 0.406)  # ImageNet's
+    std: ClassVar[tuple[float, float, float]] = (0.229, 0.224, 0.225)
+    image_size: ClassVar[int] = 224
+
+    def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
+        """Training samples, test samples and the names of the classes, label by label, of the files below ``root``.
+
+        Args:
+            test_fraction: share of every class to hold out for the test; only for files that come without a split.
 
         Raises MissingFileError or CorruptFileError.
         """
@@ -71,18 +109,26 @@ def check_split(split: Split, num_classes: int, where: str) -> None:
         raise ConfigError(f"{where}: labels must lie in 0..{num_classes - 1} (num_classes), got {low}..{high}")
 
 
-def limit_split(split: Split, count: int) -> Split:
-    """The first ``count`` images of a split taken round the classes: every class's first, then every class's second...
+def check_samples(samples: Samples, num_classes: int, where: str) -> None:
+    """Raise ConfigError, saying ``where``, unless ``samples`` are what `ImageFolderDataset.samples` promises."""
+    if not samples:
+        raise ConfigError(f"{where}: no images")
+    for path, label in samples:
+        if not 0 <= label < num_classes:
+            raise ConfigError(f"{where}: labels must lie in 0..{num_classes - 1} (the classes), got {label} of {path}")
 
-    The choice is balanced and needs no seed, and a training and a test split are cut down to the same classes.
+
+def balanced_choice(labels: Tensor, count: int) -> Tensor:
+    """Indices of ``count`` images taken round the classes: every class's first, then every class's second...
+
+    Labels int64 ``[N]`` -> int64 ``[min(count, N)]``. The choice is balanced and needs no seed, and a training and a test
+    split are cut down to the same classes.
     """
-    images, labels = split
     by_class = torch.argsort(labels, stable=True)
     sizes = torch.bincount(labels)
     starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
     turn = torch.arange(len(labels)) - starts  # how many of its class come before an image
-    kept = by_class[torch.argsort(turn, stable=True)][:count]
-    return images[kept], labels[kept]
+    return by_class[torch.argsort(turn, stable=True)][:count]
 
 
 def _describe(tensor: Tensor) -> str:

@@ -1,17 +1,17 @@
-"""CIFAR-100: 50,000 + 10,000 photographs, 32x32, in 100 classes (Krizhevsky, 2009). torchvision fetches and reads it."""
+"""CIFAR-100: 50,000 + 10,000 photographs, 32x32, in 100 classes (Krizhevsky, 2009). torchvision reads it."""
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import CorruptFileError, MissingFileError
+from ..errors import CorruptFileError, MissingFileError, python_command
+from ..fetch import fetch_archive
 from ..registry import register_dataset
+from .augment import random_crop_flip
 from .base import InMemoryDataset, Split
-from .loader import random_crop_flip
 
 
 @register_dataset("cifar100")
@@ -24,7 +24,7 @@ class CIFAR100(InMemoryDataset):
     augment = staticmethod(random_crop_flip)
     teachers = "download_ckpts/cifar_teachers/{model}_vanilla/ckpt_epoch_240.pth"
     teachers_hint = (
-        "mkdir -p download_ckpts && curl -L "
+        "python -m mdistiller_ext.download teachers, or by hand: mkdir -p download_ckpts && curl -L "
         "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar "
         "| tar -x -C download_ckpts"
     )
@@ -36,8 +36,7 @@ class CIFAR100(InMemoryDataset):
         files = datasets.CIFAR100.train_list + datasets.CIFAR100.test_list
         files = [*files, [datasets.CIFAR100.meta["filename"], datasets.CIFAR100.meta["md5"]]]
         folder = root / datasets.CIFAR100.base_folder
-        if not all((folder / name).exists() for name, _ in files):
-            _download(root)
+        _download(root, [folder / name for name, _ in files])
         for name, md5 in files:
             if not datasets.utils.check_integrity(folder / name, md5):
                 raise CorruptFileError(
@@ -48,18 +47,23 @@ class CIFAR100(InMemoryDataset):
         return train, test
 
 
-def _download(root: Path) -> None:
-    """Fetch and unpack the archive; torchvision checks its MD5 sum, so that half a download is never used."""
+def _download(root: Path, files: list[Path]) -> None:
+    """Fetch and unpack the archive unless its files are there. Raises MissingFileError or CorruptFileError."""
     from torchvision import datasets
 
     source = datasets.CIFAR100
+
+    def there() -> bool:
+        return all(file.exists() for file in files)
+
+    if there():  # also in a folder that cannot be written
+        return
     try:
-        datasets.utils.download_and_extract_archive(source.url, root, filename=source.filename, md5=source.tgz_md5)
-    except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
-        raise MissingFileError(
-            f"CIFAR-100 is not in {(root / source.base_folder).absolute()} and could not be downloaded "
-            f"({error}). Fetch it yourself and start again, it is then unpacked: "
-            f"curl -L -o {(root / source.filename).absolute()} {source.url}"
+        fetch_archive(source.url, root / source.filename, there, md5=source.tgz_md5)
+    except (MissingFileError, CorruptFileError) as error:
+        raise type(error)(
+            f"CIFAR-100 is not in {(root / source.base_folder).absolute()}: {error} (an archive put there is unpacked at the "
+            f"next start; {python_command()} -m mdistiller_ext.download cifar100 takes a mirror's address by --url)"
         ) from error
 
 

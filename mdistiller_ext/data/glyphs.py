@@ -17,8 +17,8 @@ from torch import Tensor
 from .. import checkpoint
 from ..errors import UserError
 from ..registry import register_dataset
+from .augment import random_crop
 from .base import InMemoryDataset, Split
-from .loader import random_crop
 
 CHARACTERS = (  # digits, letters, signs, accented letters
     "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!?&@#$%+*=/|<>€£éèêëàâäåçñöôõøüùûíìîïß"

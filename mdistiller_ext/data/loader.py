@@ -6,17 +6,14 @@ float32. This room knows nothing of files or data sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]
-"""``(images uint8 [B, C, H, W], generator on the same device) -> images uint8 [B, C, H, W]``"""
+from .augment import Augment
 
 
 class InMemoryLoader:
@@ -99,39 +96,3 @@ class InMemoryLoader:
 def _mix(seed: int, epoch: int) -> int:
     """One seed out of two, hashed into 32 bits, since torch's CPU generator ignores all higher ones."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-
-
-def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Pad every image with black and cut out a window of the old size at a random place: uint8 ``[B, C, H, W]``."""
-    top, left = _random_offsets(images, generator, padding)
-    return crop_flip(images, top, left, torch.zeros_like(top, dtype=torch.bool), padding)
-
-
-def random_crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """`random_crop`, then mirror every image with probability 1/2: CIFAR's usual augmentation.
-
-    In distribution equal to torchvision's RandomCrop(size, padding) and RandomHorizontalFlip() on single images.
-    """
-    top, left = _random_offsets(images, generator, padding)
-    flip = torch.rand(len(images), generator=generator, device=images.device) < 0.5
-    return crop_flip(images, top, left, flip, padding)
-
-
-def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
-    """Cut a window per image, ``top`` and ``left`` (int64 ``[B]``) within the padded image, mirrored where ``flip``.
-
-    All of it is one gather: the mirror image is the same window with its columns read from right to left.
-    """
-    batch, channels, height, width = images.shape
-    padded = F.pad(images, (padding, padding, padding, padding))
-    columns = torch.arange(width, device=images.device)
-    rows = top[:, None] + torch.arange(height, device=images.device)
-    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
-    pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
-    pixels = pixels.view(batch, 1, -1).expand(-1, channels, -1)
-    return padded.flatten(2).gather(2, pixels).view_as(images)
-
-
-def _random_offsets(images: Tensor, generator: torch.Generator, padding: int) -> Tensor:
-    """Top and left offsets, ``[2, B]``, uniform over 0..2 * padding."""
-    return torch.randint(2 * padding + 1, (2, len(images)), generator=generator, device=images.device)

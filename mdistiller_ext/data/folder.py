@@ -1,0 +1,55 @@
+"""Your own images, or a known archive as it unpacks: what lies at the root decides how it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ConfigError, MissingFileError
+from ..registry import register_dataset
+from .base import ImageFolderDataset, Samples
+from .layouts import CUB200, DTD, FOOD101, is_single_tree, read_single_tree, read_split_folders
+
+_TEST_FOLDERS = ("val", "test", "valid")  # in the order of preference: a test/ beside a val/ often has no labels
+_ARCHIVES = (CUB200, FOOD101, DTD)
+_SINGLE_TREES = ("256_ObjectCategories", "")  # Caltech-256, and any other
+
+
+@register_dataset("folder")
+class Folder(ImageFolderDataset):
+    """Images in class folders at the root; the classes are counted. Normalised as ImageNet's unless told otherwise."""
+
+    def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
+        """Both splits: the files' own if they have one, else a fixed ``test_fraction`` of every class is the test set."""
+        if not root.is_dir():
+            raise MissingFileError(f"{root.absolute()} is not a folder; point DATASET.ROOT at one that holds {_understood()}")
+        train = root / "train"
+        if train.is_dir():
+            for test in (root / name for name in _TEST_FOLDERS):
+                if test.is_dir():
+                    return read_split_folders(train, test, "one folder per class")
+            raise MissingFileError(
+                f"{root.absolute()} has train/ and no val/, test/ or valid/ beside it. "
+                f"To hold out a share of every class for the test, point DATASET.ROOT at {train.absolute()}"
+            )
+        archives = [archive for archive in _ARCHIVES if archive.find(root) is not None]
+        trees = [root / name for name in _SINGLE_TREES if (root / name).is_dir() and is_single_tree(root / name)]
+        if len(archives) + len(trees) > 1:
+            names = [archive.title for archive in archives] + [tree.name for tree in trees]
+            raise ConfigError(
+                f"{root.absolute()} holds several data sets ({', '.join(names)}); point DATASET.ROOT at one of them"
+            )
+        for archive in archives:
+            return archive.load(root)
+        for tree in trees:
+            return read_single_tree(tree, test_fraction)
+        raise MissingFileError(
+            f"the files in {root.absolute()} are laid out in no way that is understood. DATASET.ROOT must hold {_understood()}"
+        )
+
+
+def _understood() -> str:
+    return (
+        "train/<class>/<image> with val/, test/ or valid/ beside it; or <class>/<image> for all classes, without a split; or "
+        + ", ".join(f"{archive.title} ({' '.join(archive.marks)})" for archive in _ARCHIVES)
+        + " or Caltech-256 (256_ObjectCategories) as they unpack"
+    )

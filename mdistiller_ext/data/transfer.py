@@ -1,0 +1,68 @@
+"""The data sets of GDKD's transfer experiments, under its names: photographs shown at 224x224 to ImageNet's networks.
+
+Students start from ImageNet's weights, as there. GDKD spells the folders of teachers in lower case; ours have the network's
+name as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from ..registry import register_dataset
+from .base import ImageFolderDataset, Samples
+from .layouts import CUB200, DTD, FOOD101, Layout
+from .tiny_imagenet import tiny_imagenet_samples
+
+
+class _Transfer(ImageFolderDataset):
+    students_start = "pretrained"
+
+
+class _Archive(_Transfer):
+    """A data set whose archive brings lists of its files."""
+
+    layout: ClassVar[Layout]
+
+    def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
+        """Both splits, as the lists have them."""
+        return self.layout.load(root)
+
+
+@register_dataset("cub2011")
+class CUB2011(_Archive):
+    """CUB-200-2011: 5,994 + 5,794 photographs of 200 kinds of birds (Wah et al., 2011)."""
+
+    num_classes = 200
+    layout = CUB200
+    teachers = "download_ckpts/cub2011_teachers/{model}/student_100.pth"
+
+
+@register_dataset("food101")
+class Food101(_Archive):
+    """Food-101: 75,750 + 25,250 photographs of 101 dishes; the labels of the training half are noisy (Bossard et al., 2014)."""
+
+    num_classes = 101
+    layout = FOOD101
+    teachers = "download_ckpts/food101_teachers/{model}/student_100.pth"
+
+
+@register_dataset("dtd")
+class DescribableTextures(_Archive):
+    """DTD, partition 1: 1,880 + 1,880 photographs of 47 textures (Cimpoi et al., 2014)."""
+
+    num_classes = 47
+    layout = DTD
+    teachers = "download_ckpts/dtd_teachers/{model}/student_100.pth"
+
+
+@register_dataset("tiny-imagenet")
+class TinyImageNetAt224(_Transfer):
+    """Tiny-ImageNet's 100,000 + 10,000 images enlarged for ImageNet's networks; ``tiny_imagenet`` keeps them at 64x64."""
+
+    num_classes = 200
+    teachers = "download_ckpts/tiny_imagenet_teachers/{model}/student_100.pth"
+
+    def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
+        """Training and validation images."""
+        return tiny_imagenet_samples(root)

@@ -1,0 +1,162 @@
+"""Batches from image files, read and augmented one by one in worker processes.
+
+The counterpart of ``loader.py`` for images that do not fit in memory, with the same promises. Bytes travel from the workers
+to the device, and pixels become floats there. This room knows nothing of data sets.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import ConfigError, CorruptFileError, MissingFileError, UserError
+from .base import Samples
+from .image_transforms import Transform
+from .loader import _mix
+
+
+class WorkerLoader:
+    """Yields ``(images float32 [B, 3, S, S], labels int64 [B])`` on ``device``.
+
+    What an epoch yields (order and augmentation) is a pure function of ``(seed, epoch)``, whatever the number of workers,
+    the order in which they finish, the batch size and the device: every image is transformed with torch's generator seeded
+    for it alone, and no global generator is left changed. Without ``set_epoch`` every pass repeats epoch 0.
+
+    Args:
+        samples: image files and labels.
+        transform: PIL image (RGB) -> uint8 ``[3, image_size, image_size]``; what it draws, it draws from torch.
+        mean, std: per channel, on the scale where 255 is 1.
+        num_workers: processes that read images, started by the first pass and kept; 0 reads them in this one.
+
+    Raises ConfigError if ``batch_size`` is not positive or ``num_workers`` is negative; a pass raises CorruptFileError or
+    MissingFileError for an image that cannot be read.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        transform: Transform,
+        *,
+        image_size: int,
+        num_classes: int,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        shuffle: bool = False,
+        seed: int = 0,
+        num_workers: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if num_workers < 0:
+            raise ConfigError(f"num_workers must be 0 (no processes) or more, got {num_workers}")
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.image_shape = (3, image_size, image_size)
+        self.labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
+        self._keys = _EpochKeys(len(samples), batch_size, shuffle, seed)
+        self._pinned = self.device.type == "cuda"
+        self._batches = DataLoader(
+            _Batches([path for path, _ in samples], self.labels, transform),
+            batch_size=None,  # a key of ours stands for a whole batch
+            sampler=self._keys,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=self._pinned,
+            generator=torch.Generator(),  # a pass draws the workers' seeds: not from the global generator
+        )
+        # ToTensor and Normalize in one multiply and one add: (x / 255 - mean) / std = x * scale + shift
+        mean_, std_ = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (mean, std))
+        self._scale = 1 / (255 * std_)
+        self._shift = -mean_ / std_
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in one epoch."""
+        return len(self.labels)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next pass yields."""
+        self._keys.epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of batches; the last one may be smaller (upstream drops none)."""
+        return -(-self.num_images // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self._batches:
+            if isinstance(batch, UserError):
+                raise batch
+            images, labels = (part.to(self.device, non_blocking=self._pinned) for part in batch)
+            yield images.float().mul_(self._scale).add_(self._shift), labels
+
+
+class _EpochKeys:
+    """The batches of an epoch: for each the indices of its images and the epoch's seed.
+
+    They are drawn in the main process when a pass begins and sent to the workers, which therefore never hear of an epoch.
+    """
+
+    def __init__(self, count: int, batch_size: int, shuffle: bool, seed: int) -> None:
+        self.count = count
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[tuple[list[int], int]]:
+        epoch_seed = _mix(self.seed, self.epoch)
+        order = torch.arange(self.count)
+        if self.shuffle:
+            order = torch.randperm(self.count, generator=torch.Generator().manual_seed(epoch_seed))
+        for indices in order.split(self.batch_size):
+            yield indices.tolist(), epoch_seed
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor] | UserError]):
+    """What runs in a worker: ``(indices, seed of the epoch)`` -> ``(images uint8 [B, 3, S, S], labels int64 [B])``.
+
+    A mistake of the user's comes back as a value: raised in a worker, it would arrive wrapped in that process's traceback.
+    """
+
+    def __init__(self, paths: Sequence[Path], labels: Tensor, transform: Transform) -> None:
+        # Two flat arrays: from a list of a million paths every worker would end up with a copy of its own, because counting
+        # references writes to the pages that a forked process shares.
+        self.paths = np.array([os.fsencode(path) for path in paths])
+        self.labels = labels
+        self.transform = transform
+
+    def __getitem__(self, key: tuple[list[int], int]) -> tuple[Tensor, Tensor] | UserError:
+        indices, epoch_seed = key
+        try:
+            images = [self._image(index, _mix(epoch_seed, index)) for index in indices]
+        except UserError as error:
+            return error
+        return torch.stack(images), self.labels[indices]
+
+    def _image(self, index: int, seed: int) -> Tensor:
+        image = read_image(Path(os.fsdecode(self.paths[index])))
+        with torch.random.fork_rng(devices=()):
+            # Not torch.manual_seed, which seeds the accelerators too: without workers they are the training's.
+            torch.default_generator.manual_seed(seed)
+            return self.transform(image)
+
+
+def read_image(path: Path) -> Image.Image:
+    """The image in RGB, whatever it is in the file. Raises CorruptFileError or MissingFileError, naming the file."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path.absolute()} is gone; it was there when the data set was listed") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
+        raise CorruptFileError(f"{path.absolute()} is no readable image ({error}); fetch it again or remove it") from error
