@@ -11,6 +11,7 @@ import difflib
 import inspect
 import itertools
 import os
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from .errors import ConfigError, UnknownNameError, did_you_mean
-from .registry import DISTILLERS, TRAINERS
+from .data import InMemoryDataset
+from .errors import ConfigError, ConfigWarning, UnknownNameError, did_you_mean
+from .registry import DATASETS, DISTILLERS, TRAINERS
 from .trainers.base import BaseTrainer
+from .upstream import OTHER_METHODS, translate
 
 _GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 # Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
@@ -42,12 +45,22 @@ def default_config() -> CfgNode:
             "LIMIT": 0,  # keep this many training and test images; 0 keeps all
             "NUM_WORKERS": 2,  # for data sets that do not fit in memory
             "TEST": {"BATCH_SIZE": 64},
+            "STRONG": [],  # augmentations after the usual ones: autoaugment, randaugment, cutout, erasing
+            # For image folders; 0 and [] are what the data set has.
+            "NUM_CLASSES": 0,
+            "IMAGE_SIZE": 0,
+            "MEAN": [],
+            "STD": [],
+            "TEST_FRACTION": 0.2,  # of each class, in a tree that comes without a split
         },
         "DISTILLER": {
             "TYPE": "NONE",
             "TEACHER": "ResNet50",
             "STUDENT": "resnet32",
-            "TEACHER_CKPT": "",  # a checkpoint or run folder; where the data set keeps its teachers by default
+            # A checkpoint, a run folder, or "pretrained" for ImageNet weights (or torchvision's name for them). By default
+            # where the data set keeps its teachers, and what its students start from: chance or, for some, ImageNet.
+            "TEACHER_CKPT": "",
+            "STUDENT_CKPT": "",
         },
         "SOLVER": {
             "TRAINER": "base",
@@ -59,7 +72,6 @@ def default_config() -> CfgNode:
         "LOG": {
             "PREFIX": "./output",
             "SAVE_CHECKPOINT_FREQ": 40,  # epochs between kept checkpoints; 0 keeps only latest and best
-            "TENSORBOARD_FREQ": 500,  # upstream's; scalars are written once an epoch here
             "WANDB": False,
         },
     }
@@ -91,11 +103,15 @@ def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = 
         _merge_file(config, Path(path))
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs, KEY VALUE; '{overrides[-1]}' has no partner")
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        # A setting that is text takes the words as they are: a TAG of 0.10 is no number.
-        is_text = isinstance(_flat(config).get(key), str)
-        _merge(config, _nested(key, value if is_text else _parse(value)), where="the command line")
+    known = _flat(config)
+    # A setting that is text takes the words as they are: a TAG of 0.10 is no number.
+    pairs = zip(overrides[::2], overrides[1::2], strict=True)
+    settings = {str(key): value if isinstance(known.get(key), str) else _parse(value) for key, value in pairs}
+    _merge_settings(config, settings, where="the command line")
     _check(config)
+    unused = _without_effect(config)
+    if unused:
+        warnings.warn(f"without effect in this run: {'; '.join(unused)}", ConfigWarning, stacklevel=2)
     if not config.EXPERIMENT.NAME:
         config.EXPERIMENT.NAME = _experiment_name(config.EXPERIMENT.TAG, overrides)
     config.freeze()
@@ -186,7 +202,33 @@ def _merge_file(config: CfgNode, path: Path, children: tuple[Path, ...] = ()) ->
     for base in bases:
         beside, here = path.parent / base, Path(base)
         _merge_file(config, here if here.is_file() and not beside.is_file() else beside, (*children, path.resolve()))
-    _merge(config, content, where=str(path))
+    try:
+        settings = _flat(content)
+    except RecursionError as error:
+        raise ConfigError(f"{path} contains itself") from error
+    # Neither do upstream's files build on others, nor do they have our keys, such as every run's own config.yaml has.
+    _merge_settings(config, settings, where=str(path), whole_file=not bases and "EXPERIMENT.SEED" not in settings)
+
+
+def _merge_settings(config: CfgNode, settings: dict[str, Any], where: str, whole_file: bool = False) -> None:
+    """Put settings by dotted names into the tree, upstream's dialects translated; one warning says what was understood."""
+    distiller = config.DISTILLER
+    try:
+        settings, notes = translate(settings, method=distiller.TYPE, teacher=distiller.TEACHER, whole_file=whole_file)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    method = settings.get("DISTILLER.TYPE")
+    if method in OTHER_METHODS and method not in DISTILLERS:
+        known = ", ".join(DISTILLERS)
+        raise UnknownNameError(f"{where}: {method} is a method of mdistiller's family, not of this project. Known: {known}")
+    foreign = [name for name in settings if name.split(".")[0] in OTHER_METHODS and name.split(".")[0] not in config]
+    if foreign:
+        notes.append(f"{', '.join(foreign)}: settings of a method that is not here, and not the one of this run")
+    for name, value in settings.items():
+        if name not in foreign:
+            _merge(config, _nested(name, value), where)
+    if notes:
+        warnings.warn(f"{where}: {'; '.join(notes)}", ConfigWarning, stacklevel=2)
 
 
 def _near_file(path: Path) -> str:
@@ -280,10 +322,29 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _without_effect(config: CfgNode) -> list[str]:
+    """Settings that were changed and that this run does not read, such as another method's."""
+    used = {config.DISTILLER.TYPE, *_GROUPS}
+    defaults = _flat(default_config())
+    changed = [name for name, value in _flat(config).items() if defaults.get(name) != value]
+    notes = [f"{name} (the method is {config.DISTILLER.TYPE})" for name in changed if name.split(".")[0] not in used]
+    trainer = f"SOLVER.{config.SOLVER.TRAINER.upper()}."
+    others = tuple(f"SOLVER.{name.upper()}." for name in TRAINERS)
+    notes += [
+        f"{name} (the trainer is {config.SOLVER.TRAINER})"
+        for name in changed
+        if name.startswith(others) and not name.startswith(trainer)
+    ]
+    if "DATASET.NUM_WORKERS" in changed and issubclass(DATASETS.get(config.DATASET.TYPE), InMemoryDataset):
+        notes.append(f"DATASET.NUM_WORKERS ({config.DATASET.TYPE} is kept in memory)")
+    return notes
+
+
 def _check(config: CfgNode) -> None:
     """Names and values that no later stage would explain as well."""
     DISTILLERS.get(config.DISTILLER.TYPE)
     TRAINERS.get(config.SOLVER.TRAINER)
+    DATASETS.get(config.DATASET.TYPE)
     if config.SOLVER.TYPE != "SGD":
         raise ConfigError(f"SOLVER.TYPE must be SGD (DOT and DeepKD are rules about SGD's momentum), not {config.SOLVER.TYPE}")
     flat = _flat(config)

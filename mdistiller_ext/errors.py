@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import itertools
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -37,6 +39,10 @@ class TrainingError(UserError, RuntimeError):
     """Training that cannot go on, such as a loss that is not finite."""
 
 
+class ConfigWarning(UserWarning):
+    """What was understood of settings in another dialect, and settings that have no effect."""
+
+
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """``"; did you mean 'DKD'?"`` for the nearest of ``known``, or an empty string when none is as similar as ``cutoff``."""
     spelling, wanted = {k.lower(): k for k in known}, name.lower()
@@ -59,7 +65,19 @@ def python_command() -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a program's ``main``: a UserError, or the machine's "no" (an OSError), is one line on stderr and exit status 2."""
+    """Run a program's ``main``: a UserError, or the machine's "no" (an OSError), is one line on stderr and exit status 2.
+
+    Warnings about settings are lines of their own too, without the place in our code that Python adds.
+    """
+    show = warnings.showwarning
+
+    def show_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, ConfigWarning):
+            print(f"note: {message}", file=sys.stderr)
+        else:
+            show(message, category, *place, **more)
+
+    warnings.showwarning = show_line
     try:
         main()
     except (UserError, OSError) as error:
@@ -67,3 +85,5 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)  # what a shell reports of a program ended by Ctrl-C
+    finally:
+        warnings.showwarning = show

@@ -10,7 +10,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -86,6 +86,42 @@ def _unmet(streams: Sequence[Stream], roles: set[str]) -> bool:
     return not roles <= covered or any(roles.isdisjoint(stream.roles) for stream in streams)
 
 
+def schedule(
+    name: str,
+    epochs: int,
+    *,
+    stages: Sequence[int],
+    rate: float,
+    final: float = 0.0,
+    warmup_epochs: int = 0,
+    warmup_factor: float = 0.1,
+) -> Callable[[int], float]:
+    """The learning rate as a multiple of the initial one, as a function of the number of completed epochs.
+
+    ``step``: times ``rate`` after each of the epochs ``stages``. ``cosine``: half a cosine from 1 to ``final``, without
+    warm-up as torch's CosineAnnealingLR, with warm-up as the DeepKD release: it starts in epoch ``warmup_epochs``, and the
+    last epoch has ``final``. Until then both rise linearly, from ``warmup_factor`` in an epoch 0 that is never trained.
+    Raises ConfigError.
+    """
+    if name not in ("step", "cosine"):
+        raise ConfigError(f"unknown SOLVER.LR_SCHEDULER '{name}'. Known: step, cosine, onecycle")
+    if warmup_epochs < 0:
+        raise ConfigError(f"SOLVER.WARMUP_EPOCHS must not be negative, got {warmup_epochs}")
+
+    def multiple(completed: int) -> float:
+        epoch = completed + 1
+        if epoch < warmup_epochs:
+            return warmup_factor + (1 - warmup_factor) * epoch / warmup_epochs
+        if name == "step":
+            return float(rate ** sum(epoch > stage for stage in stages))
+        fraction = completed / epochs
+        if warmup_epochs:  # a short trial of a long recipe may end before
+            fraction = (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1)
+        return final + (1 - final) * (1 + math.cos(math.pi * fraction)) / 2
+
+    return multiple
+
+
 @register_trainer("base")
 class BaseTrainer:
     """SGD with one momentum for the whole loss.
@@ -95,8 +131,11 @@ class BaseTrainer:
         train_loader, test_loader: see Loader.
         epochs: number of epochs.
         lr: initial learning rate (``onecycle``: the highest).
-        lr_scheduler: ``step``, ``cosine`` (to 0, an update an epoch) or ``onecycle`` (an update a step).
+        lr_scheduler: ``step``, ``cosine`` (to ``min_lr``) or ``onecycle`` (an update a step instead of an epoch).
         lr_decay_stages: ``step`` multiplies the rate by ``lr_decay_rate`` *after* each of these epochs.
+        min_lr: where ``cosine`` ends.
+        warmup_epochs: ``step`` and ``cosine`` rise linearly from ``warmup_factor * lr`` until this epoch; 0 is no warm-up.
+        warmup_factor: see there.
         momentum: base momentum.
         weight_decay: L2 coefficient on all parameters, batch norm and biases included, as upstream.
         save_checkpoint_freq: keep ``epoch_<e>`` and ``student_<e>`` every so many epochs; 0 keeps none.
@@ -119,6 +158,9 @@ class BaseTrainer:
         lr_scheduler: Literal["step", "cosine", "onecycle"] = "step",
         lr_decay_stages: Sequence[int] = (150, 180, 210),
         lr_decay_rate: float = 0.1,
+        min_lr: float = 0.0,
+        warmup_epochs: int = 0,
+        warmup_factor: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 0.0001,
         save_checkpoint_freq: int = 0,
@@ -154,7 +196,23 @@ class BaseTrainer:
         except ValueError as error:
             raise ConfigError(f"SOLVER: {error}") from error
         self.scheduler_steps_each_batch = lr_scheduler == "onecycle"
-        self.scheduler = self._build_scheduler(lr_scheduler, lr, lr_decay_stages, lr_decay_rate)
+        self.scheduler: schedulers.LambdaLR | schedulers.OneCycleLR
+        if lr_scheduler == "onecycle":
+            steps = len(train_loader)
+            self.scheduler = schedulers.OneCycleLR(
+                self.optimizer, lr, epochs=epochs, steps_per_epoch=steps, cycle_momentum=False
+            )
+        else:
+            rule = schedule(
+                lr_scheduler,
+                epochs,
+                stages=lr_decay_stages,
+                rate=lr_decay_rate,
+                final=min_lr / lr if lr else 0.0,
+                warmup_epochs=warmup_epochs,
+                warmup_factor=warmup_factor,
+            )
+            self.scheduler = schedulers.LambdaLR(self.optimizer, rule)
 
         self.device = next(distiller.parameters()).device
         self.progress = Progress(1, epochs, self.device)
@@ -303,20 +361,7 @@ class BaseTrainer:
             f"{method} offers {_enumerate([role for role in ROLES if role in roles])}. Use {fitting}."
         )
 
-    # ---- schedule, average, summary -------------------------------------------------------------------------------
-
-    def _build_scheduler(
-        self, name: str, lr: float, stages: Sequence[int], rate: float
-    ) -> schedulers.MultiStepLR | schedulers.CosineAnnealingLR | schedulers.OneCycleLR:
-        if name == "step":
-            return schedulers.MultiStepLR(self.optimizer, list(stages), rate)
-        if name == "cosine":
-            return schedulers.CosineAnnealingLR(self.optimizer, self.epochs)
-        if name == "onecycle":
-            return schedulers.OneCycleLR(
-                self.optimizer, lr, epochs=self.epochs, steps_per_epoch=len(self.train_loader), cycle_momentum=False
-            )
-        raise ConfigError(f"unknown SOLVER.LR_SCHEDULER '{name}'. Known: step, cosine, onecycle")
+    # ---- average, summary -----------------------------------------------------------------------------------------
 
     def _average_student(self) -> None:
         """Take the student into the average of the last ``distiller.average_last`` epochs."""

@@ -1,0 +1,32 @@
+"""LSKD: Logit Standardization in Knowledge Distillation. Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427
+
+KD on standardised logits under the name, spelling and defaults of GDKD's configuration files. The other methods have the
+same standardisation as their setting STANDARDIZE.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from ..registry import register_distiller
+from .kd import KD
+
+
+@register_distiller("LSKD")
+class LSKD(KD):
+    """``ce_weight * CE + kd_weight * T^2 KL(teacher || student)`` of logits with mean 0 and standard deviation 1."""
+
+    config_keys: ClassVar[dict[str, str]] = {}
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        temperature: float = 2.0,
+        ce_weight: float = 0.1,
+        kd_weight: float = 9.0,
+    ) -> None:
+        super().__init__(student, teacher, temperature=temperature, ce_weight=ce_weight, kd_weight=kd_weight, standardize=True)
