@@ -1,0 +1,115 @@
+"""Published accuracies, to hold a result against::
+
+python -m mdistiller_ext.published --dataset cifar100 --teacher resnet32x4 --student resnet8x4
+
+The numbers and where they stand are in ``published.csv``. Nearly all are single figures or means of an unstated number of
+runs, of the best epoch on the test set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from .config import differences, load_config
+from .errors import MissingFileError, UnknownNameError, run_command
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# Settings that change no result, or only how a run is kept.
+_NOT_RECIPE = ("DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.TEST.", "DISTILLER.TEACHER_CKPT", "SOLVER.DEVICE")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published result: ``top1`` and ``std`` in percent, ``std`` empty where none is given."""
+
+    dataset: str
+    teacher: str
+    student: str
+    method: str
+    top1: str
+    std: str
+    runs: str
+    source: str
+
+    @property
+    def accuracy(self) -> str:
+        """Mean and, where there is one, standard deviation."""
+        return f"{float(self.top1):.2f}" + (f" ± {self.std}" if self.std else "")
+
+    def __str__(self) -> str:
+        return f"{self.accuracy} % ({self.source}; runs: {self.runs})"
+
+
+def published_results(dataset: str = "", teacher: str = "", student: str = "", method: str = "") -> list[Published]:
+    """The published results that agree with every argument that is not empty."""
+    asked = {"dataset": dataset, "teacher": teacher, "student": student, "method": method}
+    with open(Path(__file__).with_name("published.csv"), encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if all(not value or row[key] == value for key, value in asked.items())]
+    return [Published(**{key.removesuffix("_percent"): value for key, value in row.items()}) for row in rows]
+
+
+def method_name(config: CfgNode) -> str:
+    """What the tables call the method that a run trains: ``KD+DOT``, ``DKD+LS``, ..."""
+    name = config.DISTILLER.TYPE
+    standardized = name == "LSKD" or config[name].get("STANDARDIZE", False)
+    name = {"LSKD": "KD", "DEEPKD": "DeepKD"}.get(name, name)
+    trainer = {"base": "", "dot": "+DOT", "deepkd": "+DeepKD"}.get(config.SOLVER.TRAINER, f"+{config.SOLVER.TRAINER}")
+    trainer = "" if name == "DeepKD" and trainer == "+DeepKD" else trainer
+    return f"{name}{'+LS' if standardized else ''}{trainer}"
+
+
+def published_for(config: CfgNode) -> list[Published]:
+    """What has been published for the method, data set and networks of a run; a plain student has no teacher."""
+    plain = config.DISTILLER.TYPE == "NONE"
+    teacher = "" if plain else config.DISTILLER.TEACHER
+    return published_results(config.DATASET.TYPE, teacher, config.DISTILLER.STUDENT, method_name(config))
+
+
+def recipe_differences(config: CfgNode) -> list[str] | None:
+    """Where a run departs from the file of its method and networks in ``configs/``, as ``KEY: recipe -> run``; None if there
+    is no such file.
+    """
+    used = ("DATASET.", "DISTILLER.", "SOLVER.", f"{config.DISTILLER.TYPE}.")
+    for file in sorted((CONFIGS / config.DATASET.TYPE).glob("*/*.yaml")):
+        if config.DISTILLER.STUDENT not in file.read_text(encoding="utf-8"):
+            continue
+        recipe = load_config(file)
+        if _pair(recipe) == _pair(config):
+            changed = differences(recipe.dump(), config.dump())
+            return [line for line in changed if line.startswith(used) and not line.startswith(_NOT_RECIPE)]
+    return None
+
+
+def _pair(config: CfgNode) -> tuple[str, str, str]:
+    teacher = "" if config.DISTILLER.TYPE == "NONE" else config.DISTILLER.TEACHER
+    return method_name(config), teacher, config.DISTILLER.STUDENT
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("dataset", "teacher", "student", "method"):
+        parser.add_argument(f"--{name}", default="")
+    asked = vars(parser.parse_args())
+    everything = published_results()
+    for name, value in asked.items():
+        known = {getattr(result, name) for result in everything} - {""}
+        if value and value not in known:
+            raise UnknownNameError(f"nothing published with --{name} {value} is known here. Known: {', '.join(sorted(known))}")
+    results = published_results(**asked)
+    if not results:
+        raise MissingFileError("no published result for this combination is known here; leave an option out to see more")
+    header = ("data set", "teacher", "student", "method", "top-1 %", "runs", "source")
+    results.sort(key=lambda result: (result.dataset, result.teacher, result.student, float(result.top1)))
+    table = [(r.dataset, r.teacher or "-", r.student, r.method, r.accuracy, r.runs, r.source) for r in results]
+    widths = [max(len(row[column]) for row in [header, *table]) for column in range(len(header))]
+    for row in [header, *table]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    run_command(main)

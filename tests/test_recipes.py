@@ -1,0 +1,206 @@
+"""The files in ``configs/``: every one can be built, every published pair has one, and they say what upstream's say."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from torch import nn
+
+from mdistiller_ext import build
+from mdistiller_ext.config import load_config
+from mdistiller_ext.models import check_model_name, create_model
+from mdistiller_ext.published import method_name, published_for, published_results, recipe_differences
+from mdistiller_ext.registry import DATASETS, DISTILLERS
+
+CONFIGS = sorted((ROOT / "configs").glob("*/*/*.yaml"))
+IDS = [str(path.relative_to(ROOT / "configs")) for path in CONFIGS]
+# The directory of each method and trainer, as recipes.csv names them.
+FOLDERS = {
+    **{(method, "base"): method.lower() for method in ("KD", "DKD", "GDKD", "GDKD3", "DIST", "LSKD")},
+    ("KD", "dot"): "dot",
+    ("DKD", "dot"): "dot_dkd",
+    ("KD", "deepkd"): "deepkd_kd",
+    ("DKD", "deepkd"): "deepkd_dkd",
+}
+
+
+@functools.cache
+def empty_model(name: str, dataset: str, num_classes: int, role: str) -> nn.Module:
+    """A network whose weights are all zero, built without the cost of initialising it; one for each role."""
+    with torch.device("meta"):
+        model = create_model(name, dataset=dataset, num_classes=num_classes)
+    model.to_empty(device="cpu")
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data.zero_()
+    return model
+
+
+@pytest.fixture
+def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds a run from its configuration alone: no data, no weights, and small images where the networks allow it."""
+
+    def loaders(config: Any, device: torch.device) -> tuple[Any, Any]:
+        dataset = DATASETS.get(config.DATASET.TYPE)
+        loader = SimpleNamespace(num_images=640, image_shape=(3, 32, 32), num_classes=dataset.num_classes or 7)
+        loader = type("Loader", (SimpleNamespace,), {"__len__": lambda self: 10})(**vars(loader))
+        return loader, loader
+
+    roles = iter(["student", "teacher"])
+    monkeypatch.setattr(build, "build_loaders", loaders)
+    monkeypatch.setattr(build, "teacher_path", lambda *asked: Path("weights"))
+    monkeypatch.setattr(build, "student_path", lambda *asked: None)
+    monkeypatch.setattr(build, "load_weights", lambda *asked, **more: None)
+    monkeypatch.setattr(
+        build, "build_model", lambda name, loader, dataset: empty_model(name, dataset, loader.num_classes, next(roles))
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_every_config_builds(path: Path, without_data: None) -> None:
+    """Models, data set, method, trainer, optimizer and schedule, with no warning."""
+    config = load_config(path)
+    trainer = build.build_trainer(config)
+    assert trainer.optimizer.param_groups[0]["lr"] > 0
+    assert trainer.epochs == config.SOLVER.EPOCHS
+    assert path.parts[-3] == config.DATASET.TYPE or path.parts[-3] == "folder"
+    if config.SOLVER.LR_SCHEDULER != "onecycle":
+        (rate,) = trainer.scheduler.lr_lambdas
+        assert 0 < rate(trainer.epochs - 1) < 0.02  # of the initial one, in the last epoch
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_every_config_says_how_to_run_it_and_what_was_published(path: Path) -> None:
+    comment = " ".join(line.removeprefix("# ") for line in path.read_text(encoding="utf-8").splitlines() if line[0] == "#")
+    assert f"python train.py --cfg {path.relative_to(ROOT)}" in comment
+    config = load_config(path)
+    if path.parts[-3] == "glyphs" or path.parts[-2] == "teachers_aug":
+        return
+    for published in published_for(config):
+        assert f"{float(published.top1):.2f}" in comment
+        assert published.source in comment
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_a_config_repeats_nothing_of_its_base(path: Path) -> None:
+    """Short files: what the base already says is not said again (but for the two settings that name a method's trainer)."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    base = path.parent / content.pop("_BASE_")
+    inherited = yaml.safe_load(load_config(base).dump())
+    content.pop("EXPERIMENT")
+    for group in ("DATASET", "SOLVER"):
+        for key, value in content.get(group, {}).items():
+            if not isinstance(value, dict):
+                assert inherited[group][key] != value, f"{group}.{key}"
+
+
+def test_every_published_pair_has_a_config() -> None:
+    with open(ROOT / "tests" / "golden" / "recipes.csv", encoding="utf-8", newline="") as file:
+        recipes = [row for row in csv.DictReader(file) if (row["distiller"], row["trainer"]) in FOLDERS]
+    assert len(recipes) > 150
+    known = {_key(path) for path in CONFIGS}
+    missing = set()
+    for row in recipes:
+        settings = json.loads(row["settings_json"])
+        method = "DKD" if settings.get("SOLVER.DEEPKD.DKD") else row["distiller"]
+        key = row["dataset"], FOLDERS[method, row["trainer"]], row["teacher"], row["student"]
+        if (
+            key not in known and row["file"] != "configs/cifar100/kd.yaml"
+        ):  # LSKD's kd.yaml: a pair of its own kd/ at another rate
+            missing.add(key)
+    assert not missing
+
+
+def _key(path: Path) -> tuple[str, ...]:
+    config = load_config(path)
+    return config.DATASET.TYPE, path.parts[-2], config.DISTILLER.TEACHER, config.DISTILLER.STUDENT
+
+
+@pytest.mark.filterwarnings("ignore::mdistiller_ext.errors.ConfigWarning")
+@pytest.mark.parametrize("source", ["mdistiller", "GDKD", "DeepKD"])
+def test_configs_say_what_upstream_s_files_say(source: str, tmp_path: Path) -> None:
+    """Every setting of the recipes in which the file of the same method and pair differs is one of the known exceptions."""
+    ours = {_key(path): load_config(path) for path in CONFIGS}
+    differing = set()
+    with open(ROOT / "tests" / "golden" / "recipes.csv", encoding="utf-8", newline="") as file:
+        rows = [
+            row for row in csv.DictReader(file) if row["source"] == source and (row["distiller"], row["trainer"]) in FOLDERS
+        ]
+    for row in rows:
+        settings = json.loads(row["settings_json"])
+        method = "DKD" if settings.get("SOLVER.DEEPKD.DKD") else row["distiller"]
+        config = ours[row["dataset"], FOLDERS[method, row["trainer"]], row["teacher"], row["student"]]
+        for name, value in settings.items():
+            if name.split(".")[0] not in ("SOLVER", method) or name in ("SOLVER.LR_COS", "SOLVER.DEEPKD.DKD"):
+                continue
+            node: Any = config
+            for key in name.split("."):
+                node = node[key]
+            if node != value:
+                differing.add((row["dataset"], method, name, row["file"].split("/")[-1]))
+    explained = {
+        # dkd_ori.yaml is DKD with ALPHA 0.5; configs/imagenet/dist/ follows DIST's own repository, not GDKD's.
+        *((data, "DKD", "DKD.ALPHA", "dkd_ori.yaml") for data in ("cub2011", "imagenet", "tiny-imagenet")),
+        *(("imagenet", "DIST", f"SOLVER.{name}", "dist.yaml") for name in ("BATCH_SIZE", "LR")),
+    }
+    assert differing <= explained
+
+
+# ---- published numbers --------------------------------------------------------------------------------------------
+
+
+def test_published_numbers_are_whole() -> None:
+    results = published_results()
+    assert len(results) == 125
+    for result in results:
+        assert 40 < float(result.top1) < 90
+        assert result.source
+        for name in filter(None, (result.teacher, result.student)):
+            check_model_name(name, result.dataset)
+    keys = [(r.dataset, r.teacher, r.student, r.method) for r in results]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("file", "label"),
+    [
+        ("cifar100/kd/res32x4_res8x4.yaml", "KD"),
+        ("cifar100/lskd/res32x4_res8x4.yaml", "KD+LS"),
+        ("cifar100/lskd_dkd/res32x4_res8x4.yaml", "DKD+LS"),
+        ("cifar100/dot_dkd/res32x4_res8x4.yaml", "DKD+DOT"),
+        ("cifar100/deepkd_kd/res32x4_res8x4.yaml", "KD+DeepKD"),
+        ("cifar100/deepkd/res32x4_res8x4.yaml", "DeepKD"),
+        ("cifar100/none/resnet8x4.yaml", "NONE"),
+    ],
+)
+def test_method_names_are_those_of_the_tables(file: str, label: str) -> None:
+    assert method_name(load_config(ROOT / "configs" / file)) == label
+
+
+def test_a_run_is_held_against_its_recipe() -> None:
+    path = ROOT / "configs" / "cifar100" / "dkd" / "wrn40_2_wrn_16_2.yaml"
+    same = load_config(path, ["EXPERIMENT.SEED", 3, "DATASET.ROOT", "/elsewhere", "LOG.WANDB", True])
+    assert [result.top1 for result in published_for(same)] == ["76.23"]
+    assert recipe_differences(same) == []
+    other = load_config(path, ["SOLVER.EPOCHS", 3, "DKD.BETA", 8.0, "DATASET.LIMIT", 100])
+    assert sorted(recipe_differences(other) or []) == [
+        "DATASET.LIMIT: 0 -> 100",
+        "DKD.BETA: 6.0 -> 8.0",
+        "SOLVER.EPOCHS: 240 -> 3",
+    ]
+    none = load_config(None, ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "vgg19"])
+    assert published_for(none) == []
+    assert recipe_differences(none) is None
+
+
+def test_every_method_is_offered_for_cifar() -> None:
+    methods = {load_config(path).DISTILLER.TYPE for path in CONFIGS if path.parts[-3] == "cifar100"}
+    assert methods == {name for name in DISTILLERS if not DISTILLERS.get(name).__module__.startswith("plugin")}
