@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mdistiller_ext import checkpoint
-from mdistiller_ext.build import choose_device, load_plugin, teacher_path
+from mdistiller_ext.build import build_loaders, build_model, choose_device, load_plugin, load_weights, teacher_path
 from mdistiller_ext.config import load_config
-from mdistiller_ext.data import create_loaders
-from mdistiller_ext.errors import ConfigError, run_command
+from mdistiller_ext.errors import ConfigError, MissingFileError, run_command
 from mdistiller_ext.evaluate import evaluate
-from mdistiller_ext.models import create_model
+from mdistiller_ext.models import check_model_name
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -24,7 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-m", "--model", help="architecture; what comes from a run folder knows its own")
     parser.add_argument("-c", "--ckpt", default="pretrain", help="checkpoint, run folder, or 'pretrain' for the teacher's")
     parser.add_argument("-d", "--dataset", help="data set; the run's or cifar100 by default")
-    parser.add_argument("-bs", "--batch-size", type=int, default=64)
+    parser.add_argument("-bs", "--batch-size", type=int, help="images at a time; the run's or 64 by default")
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="your own models or data sets")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings, such as DATASET.ROOT /data DATASET.LIMIT 1000")
     return parser.parse_intermixed_args()
@@ -37,28 +35,29 @@ def main() -> None:
     weights = Path(arguments.ckpt)
     run_config = (weights if weights.is_dir() else weights.parent) / "config.yaml"
     of_run = arguments.ckpt != "pretrain" and run_config.is_file()
-    config = load_config(run_config if of_run else None, arguments.opts)
-    model_name = arguments.model or (config.DISTILLER.STUDENT if of_run else None)
-    if model_name is None:
+    settings = list(arguments.opts)
+    if arguments.dataset:
+        settings += ["DATASET.TYPE", arguments.dataset]
+    if arguments.batch_size:
+        settings += ["DATASET.TEST.BATCH_SIZE", arguments.batch_size]
+    config = load_config(run_config if of_run else None, settings)
+    dataset = config.DATASET.TYPE
+    name = arguments.model or (config.DISTILLER.STUDENT if of_run else None)
+    if name is None:
         raise ConfigError("which architecture? Name it with -m, such as -m resnet8x4; a run folder (-c) knows its own")
-    dataset = arguments.dataset or config.DATASET.TYPE
-
-    model = create_model(model_name, dataset=dataset)
+    check_model_name(name, dataset)
     if arguments.ckpt == "pretrain":
-        weights = teacher_path(model_name, dataset, config.DISTILLER.TEACHER_CKPT)
-    checkpoint.load_weights(model, weights)
+        weights = teacher_path(name, dataset, config.DISTILLER.TEACHER_CKPT)
+    elif not weights.exists():
+        raise MissingFileError(f"checkpoint not found: {weights.absolute()}")
+
     device = choose_device(config.SOLVER.DEVICE)
-    _, loader = create_loaders(
-        dataset,
-        root=config.DATASET.ROOT,
-        batch_size=arguments.batch_size,
-        test_batch_size=arguments.batch_size,
-        limit=config.DATASET.LIMIT,
-        device=device,
-    )
+    _, loader = build_loaders(config, device)
+    model = build_model(name, loader, dataset=dataset)
+    load_weights(model, weights)
     result = evaluate(model.to(device), loader)
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{model_name} ({parameters:,} parameters) from {weights} on the {loader.num_images:,} test images of {dataset}:")
+    print(f"{name} ({parameters:,} parameters) from {weights} on the {loader.num_images:,} test images of {dataset}:")
     print(f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  loss {result['loss']:.4f}")
 
 

@@ -3,12 +3,14 @@
 python train.py --cfg configs/glyphs/deepkd/res20_res8.yaml
 python train.py --cfg configs/glyphs/kd/res20_res8.yaml --seed 1 SOLVER.TRAINER dot SOLVER.EPOCHS 4
 python train.py --cfg my.yaml --plugin my_method.py
+python train.py --list
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from yacs.config import CfgNode
 from mdistiller_ext.build import build_trainer, load_plugin, run_folder
 from mdistiller_ext.config import load_config
 from mdistiller_ext.errors import python_command, run_command
+from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
+from mdistiller_ext.published import published_for, recipe_differences
+from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -25,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="short for EXPERIMENT.SEED")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the same run")
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="your own methods, models, data sets")
+    parser.add_argument("--list", action="store_true", help="print methods, trainers, models, data sets and configs")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over the file's, such as SOLVER.LR 0.1")
     # argparse has no public way to say that -1e-3 is a value (before Python 3.14 it takes it for an option).
     parser._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
@@ -49,15 +55,48 @@ def print_summary(config: CfgNode, folder: Path, summary: dict[str, Any]) -> Non
         f"  run folder: {folder}  ({summary['seconds']:.0f} s; curves.png, metrics.csv, TensorBoard: train.events)\n"
         f"  evaluate it:                  {python_command()} eval.py -c '{folder}'"
     )
+    print_published(config)
     alone = Path("configs") / config.DATASET.TYPE / "none" / f"{config.DISTILLER.STUDENT}.yaml"
     if config.DISTILLER.TYPE != "NONE" and alone.is_file():
         print(f"  compare with a plain student: {python_command()} train.py --cfg {alone}")
+    if config.DISTILLER.TYPE == "NONE":
+        print(f"  use it as a teacher:          DISTILLER.TEACHER {config.DISTILLER.STUDENT} DISTILLER.TEACHER_CKPT '{folder}'")
+
+
+def print_published(config: CfgNode) -> None:
+    """What was published for the run's method, data set and networks, and whether by the same recipe."""
+    for published in published_for(config):
+        print(f"  published, best epoch: {published}")
+        changed = recipe_differences(config)
+        if changed:
+            print(f"    with another recipe than this run: {'; '.join(changed)}")
+        elif changed is None:
+            print("    its recipe is not in configs/")
+
+
+def print_list() -> None:
+    """Everything that can be named."""
+    names: dict[str, Iterable[str]] = {
+        "methods (DISTILLER.TYPE)": DISTILLERS,
+        "trainers (SOLVER.TRAINER)": TRAINERS,
+        "data sets (DATASET.TYPE)": DATASETS,
+        **{f"models for {zoo} (DISTILLER.STUDENT, DISTILLER.TEACHER)": list_models(zoo) for zoo in ZOO_NUM_CLASSES},
+        "models of other libraries, for any data set": ["torchvision/<name>", "timm/<name>"],
+    }
+    for title, entries in names.items():
+        print(f"{title}:\n  {' '.join(entries)}")
+    print("configs (--cfg):")
+    for folder in sorted(Path("configs").glob("*/*/")):
+        print(f"  {folder}/: {' '.join(sorted(file.name for file in folder.glob('*.yaml')))}")
 
 
 def main() -> None:
     arguments = parse_arguments()
     for plugin in arguments.plugin:
         load_plugin(plugin)
+    if arguments.list:
+        print_list()
+        return
     config = load_config(arguments.cfg, arguments.opts)
     folder = run_folder(config)
     trainer = build_trainer(config, folder, resume=arguments.resume)

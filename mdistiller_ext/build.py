@@ -17,11 +17,12 @@ from yacs.config import CfgNode
 
 from . import checkpoint
 from .config import differences, hyper_parameters, solver_arguments, stream_options
-from .data import create_loaders
+from .data import Loader, create_loaders
 from .distillers import create_distiller
 from .errors import ConfigError, CorruptFileError, MissingFileError, python_command
+from .fetch import fetch
 from .logger import RunLogger
-from .models import check_model_name, create_model
+from .models import check_model_name, create_model, find_architectures, pretrained_url
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .trainers import BaseTrainer
 
@@ -58,15 +59,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def teacher_path(name: str, dataset: str, asked: str = "") -> Path:
-    """The checkpoint of teacher ``name``: the one asked for (a file or run folder), or where ``dataset`` keeps its teachers.
+    """The checkpoint of teacher ``name``: the one asked for (see pretrained_path, or a file or run folder), or where
+    ``dataset`` keeps its teachers. ImageNet's are torchvision's weights.
 
     Relative paths are looked for in the working directory, then in the project. Raises UnknownNameError for a network that is
     not there, MissingFileError that says where it was looked for and how to get one.
     """
     check_model_name(name, dataset)
+    if _is_pretrained(asked) or (not asked and dataset == "imagenet" and pretrained_url(name, dataset)):
+        return pretrained_path(name, dataset, asked)
     description = DATASETS.get(dataset)
-    path = _in_project(Path(asked or description.teachers.format(model=name) or f"teachers/{dataset}/{name}.pth"))
-    weights = path / "student_best" if path.is_dir() else path
+    path = Path(asked or description.teachers.format(model=name) or f"teachers/{dataset}/{name}.pth")
+    weights = _weights_file(path)
     if weights.is_file():
         return weights
     recipe = Path("configs") / dataset / "teachers" / f"{name}.yaml"
@@ -79,6 +83,60 @@ def teacher_path(name: str, dataset: str, asked: str = "") -> Path:
         f"no checkpoint of teacher '{name}' for {dataset}: looked for {weights.absolute()}.{hint} "
         f"To train it: {train}, then name its run folder by DISTILLER.TEACHER_CKPT"
     )
+
+
+def student_path(name: str, dataset: str, asked: str = "") -> Path | None:
+    """The weights that student ``name`` starts from, or None for chance (``random``).
+
+    Some data sets are small, and their students start from ImageNet's weights unless something else is asked for. Raises as
+    teacher_path.
+    """
+    asked = asked or DATASETS.get(dataset).students_start
+    if asked == "random":
+        return None
+    if _is_pretrained(asked):
+        return pretrained_path(name, dataset, asked)
+    weights = _weights_file(Path(asked))
+    if not weights.is_file():
+        raise MissingFileError(f"DISTILLER.STUDENT_CKPT: no checkpoint {weights.absolute()}")
+    return weights
+
+
+def pretrained_path(name: str, dataset: str, asked: str = "") -> Path:
+    """torchvision's ImageNet weights of network ``name``, fetched where they are missing.
+
+    Args:
+        asked: ``pretrained``, or torchvision's name for the weights, such as ``IMAGENET1K_V2``.
+
+    Raises MissingFileError where there are none, or no network.
+    """
+    url = pretrained_url(name, dataset, "" if asked == "pretrained" else asked)
+    if url is None:
+        raise MissingFileError(
+            f"torchvision has no ImageNet weights of {name}. Train it ({python_command()} train.py --cfg "
+            f"configs/imagenet/none/{name}.yaml), then name its run folder by DISTILLER.STUDENT_CKPT or TEACHER_CKPT; "
+            "DISTILLER.STUDENT_CKPT random starts a student from chance"
+        )
+    file = Path(url).name
+    path = _in_project(Path("download_ckpts") / "imagenet_teachers" / file)
+    if not path.is_file():
+        # The name ends in the first digits of the file's SHA-256 sum: resnet34-b627a593.pth.
+        fetch(url, path, sha256_prefix=path.stem.rpartition("-")[2])
+    return path
+
+
+def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -> None:
+    """Weights into a network; see checkpoint.load_weights. A mismatch says which of the zoos' networks would fit."""
+    checkpoint.load_weights(model, path, other_classes=other_classes, fitting=find_architectures)
+
+
+def _is_pretrained(asked: str) -> bool:
+    return asked == "pretrained" or (asked.isupper() and not Path(asked).exists())
+
+
+def _weights_file(path: Path) -> Path:
+    path = _in_project(path)
+    return path / "student_best" if path.is_dir() else path
 
 
 def _in_project(path: Path) -> Path:
@@ -132,6 +190,32 @@ def prepare_folder(folder: Path, config: CfgNode, *, resume: bool) -> dict[str, 
     return None
 
 
+def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader]:
+    """Training and test loader as configured."""
+    data = config.DATASET
+    return create_loaders(
+        data.TYPE,
+        root=data.ROOT,
+        batch_size=config.SOLVER.BATCH_SIZE,
+        test_batch_size=data.TEST.BATCH_SIZE,
+        limit=data.LIMIT,
+        seed=config.EXPERIMENT.SEED,
+        device=device,
+        num_workers=data.NUM_WORKERS,
+        num_classes=data.NUM_CLASSES,
+        image_size=data.IMAGE_SIZE,
+        mean=data.MEAN,
+        std=data.STD,
+        strong=data.STRONG,
+        test_fraction=data.TEST_FRACTION,
+    )
+
+
+def build_model(name: str, loader: Loader, *, dataset: str) -> nn.Module:
+    """Network ``name`` for the images and classes that ``loader`` yields."""
+    return create_model(name, dataset=dataset, num_classes=loader.num_classes, image_size=loader.image_shape[-1])
+
+
 def _place(model: nn.Module, device: torch.device) -> nn.Module:
     """On the device, in the memory layout in which CPUs and tensor cores convolve fastest; it changes no result."""
     return model.to(device).to(memory_format=torch.channels_last)
@@ -153,25 +237,24 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool =
         raise ConfigError("training on several processes (torchrun) is not supported yet; run one process")
     dataset, settings = config.DATASET.TYPE, config.DISTILLER
     check_model_name(settings.STUDENT, dataset)
-    needs_teacher = DISTILLERS.get(settings.TYPE).needs_teacher
-    # Found missing before data are fetched.
-    weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT) if needs_teacher else None
+    # What is missing is found before data are fetched.
+    teacher_weights, student_weights = None, None
+    if DISTILLERS.get(settings.TYPE).needs_teacher:
+        teacher_weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT)
+    if not resume:
+        student_weights = student_path(settings.STUDENT, dataset, settings.STUDENT_CKPT)
     device = choose_device(config.SOLVER.DEVICE)
+    train_loader, test_loader = build_loaders(config, device)
     for seed in (torch.manual_seed, random.seed, np.random.seed):  # the last two for plugins that draw from them
         seed(config.EXPERIMENT.SEED % 2**32)  # numpy's range
-    student, teacher = _place(create_model(settings.STUDENT, dataset=dataset), device), None
-    if weights is not None:
-        teacher = _place(create_model(settings.TEACHER, dataset=dataset), device)
-        checkpoint.load_weights(teacher, weights)
-    train_loader, test_loader = create_loaders(
-        dataset,
-        root=config.DATASET.ROOT,
-        batch_size=config.SOLVER.BATCH_SIZE,
-        test_batch_size=config.DATASET.TEST.BATCH_SIZE,
-        limit=config.DATASET.LIMIT,
-        seed=config.EXPERIMENT.SEED,
-        device=device,
-    )
+    student, teacher = build_model(settings.STUDENT, train_loader, dataset=dataset), None
+    if student_weights is not None:
+        load_weights(student, student_weights, other_classes=True)
+    student = _place(student, device)
+    if teacher_weights is not None:
+        teacher = build_model(settings.TEACHER, train_loader, dataset=dataset)
+        load_weights(teacher, teacher_weights)
+        teacher = _place(teacher, device)
     distiller = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE)).to(device)
     trainer: BaseTrainer = TRAINERS.get(config.SOLVER.TRAINER)(
         distiller,
