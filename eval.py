@@ -38,7 +38,7 @@ def main() -> None:
     settings = list(arguments.opts)
     if arguments.dataset:
         settings += ["DATASET.TYPE", arguments.dataset]
-    if arguments.batch_size:
+    if arguments.batch_size is not None:
         settings += ["DATASET.TEST.BATCH_SIZE", arguments.batch_size]
     config = load_config(run_config if of_run else None, settings)
     dataset = config.DATASET.TYPE

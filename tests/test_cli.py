@@ -326,7 +326,7 @@ def test_eval_works_in_a_process_of_its_own(done: tuple[Path, Finished]) -> None
         ("-m wrn_40_2 -c pretrain -d glyphs", ["no checkpoint of teacher 'wrn_40_2' for glyphs", "looked for", "train.py"]),
         ("-c {tmp}", ["which architecture?"]),
         ("-m resnet8 -c {tmp} -d glyphs", ["checkpoint not found: {tmp}/student_best"]),
-        ("-m resnet8 -c {file} -d glyphs -bs 0", ["batch_size must be at least 1, got 0"]),
+        ("-m resnet8 -c {file} -d glyphs -bs 0", ["DATASET.TEST.BATCH_SIZE must be at least 1, not 0"]),
         ("-m resnet8 -c {file} DATASET.LIMT 3", ["unknown setting DATASET.LIMT", "did you mean 'DATASET.LIMIT'?"]),
     ],
 )
@@ -521,6 +521,7 @@ def test_resuming_with_other_settings_is_refused_by_name(tiny: list[str], tmp_pa
 
 
 @pytest.mark.parametrize("more", ["LOG.SAVE_CHECKPOINT_FREQ 3", "DATASET.NUM_WORKERS 5"])
+@pytest.mark.filterwarnings("ignore::mdistiller_ext.errors.ConfigWarning")
 def test_resuming_with_settings_that_change_no_result_is_allowed(tiny: list[str], more: str) -> None:
     run_program("train.py", *tiny, "SOLVER.EPOCHS", 1)
     assert run_program("train.py", "--resume", *tiny, "SOLVER.EPOCHS", 1, *more.split()).status == 0
@@ -703,6 +704,7 @@ def test_a_mistake_shows_no_traceback_in_a_process_of_its_own() -> None:
     assert_one_line_error(spawn_program("eval.py", "-c", "nowhere"), "-m")
 
 
+@pytest.mark.filterwarnings("ignore::mdistiller_ext.errors.ConfigWarning")
 def test_a_negative_number_in_any_spelling_is_a_value_not_an_option(tiny: list[str]) -> None:
     for number in ("-0.05", "-5e-2", "-.05"):
         finished = run_program("train.py", *tiny, "SOLVER.EPOCHS", 1, "SOLVER.DEEPKD.DELTA_TCG", number)

@@ -31,6 +31,7 @@ from mdistiller_ext.trainers.dot import DOTTrainer
 COMPONENTS = {
     "NONE": {"task/ce"},
     "KD": {"task/ce", "target/tckd", "nontarget/nckd"},
+    "LSKD": {"task/ce", "target/tckd", "nontarget/nckd"},
     "DKD": {"task/ce", "target/tckd", "nontarget/nckd"},
     "DEEPKD": {"task/ce", "target/tckd", "nontarget/nckd"},
     "GDKD": {"task/ce", "target/high", "nontarget/top", "nontarget/rest"},

@@ -7,12 +7,13 @@ ones stay files that worker processes read. This room knows nothing of configura
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ConfigWarning
 from ..registry import DATASETS, register_dataset
 from .augment import Augment, random_crop, random_crop_flip, strong_augment
 from .base import (
@@ -43,14 +44,8 @@ __all__ = [
 ]
 
 
-class CountedLoader(InMemoryLoader):
-    """One that also tells the number of classes."""
-
-    num_classes: int
-
-
-Loader = CountedLoader | WorkerLoader
-"""What `create_loaders` makes: batches on the training device; see InMemoryLoader"""
+Loader = InMemoryLoader | WorkerLoader
+"""What `create_loaders` makes: batches on the training device."""
 
 
 def dataset_entry(name: str) -> type[Dataset]:
@@ -108,18 +103,19 @@ def create_loaders(
     if issubclass(dataset, InMemoryDataset):
         augment = _both(dataset.augment, strong_augment(strong)) if strong else dataset.augment
         train_split, test_split = _load(dataset, name, root, limit, num_classes, image_size)
-        in_memory = functools.partial(_in_memory_loader, num_classes=dataset.num_classes, device=device, mean=mean, std=std)
+        in_memory = functools.partial(InMemoryLoader, num_classes=dataset.num_classes, mean=mean, std=std)
+        (images, labels), (test_images, test_labels) = [(x.to(device), y.to(device)) for x, y in (train_split, test_split)]
         return (
-            in_memory(train_split, batch_size=batch_size, augment=augment, shuffle=True, seed=seed),
-            in_memory(test_split, batch_size=test_batch_size),
+            in_memory(images, labels, batch_size=batch_size, augment=augment, shuffle=True, seed=seed),
+            in_memory(test_images, test_labels, batch_size=test_batch_size),
         )
     if not issubclass(dataset, ImageFolderDataset):
         raise ConfigError(f"data set '{name}' derives neither from InMemoryDataset nor from ImageFolderDataset")
     size = image_size or dataset.image_size
     training, testing = training_transform(size, strong), evaluation_transform(size)
-    train_samples, test_samples, classes = _list(dataset, name, root, limit, num_classes, test_fraction)
+    train_samples, test_samples, count = _list(dataset, name, root, limit, num_classes, test_fraction)
     from_files = functools.partial(
-        WorkerLoader, image_size=size, num_classes=len(classes), mean=mean, std=std, num_workers=num_workers, device=device
+        WorkerLoader, image_size=size, num_classes=count, mean=mean, std=std, num_workers=num_workers, device=device
     )
     return (
         from_files(train_samples, training, batch_size=batch_size, shuffle=True, seed=seed),
@@ -150,41 +146,28 @@ def _load(
 
 def _list(
     dataset: type[ImageFolderDataset], name: str, root: Path, limit: int, num_classes: int, test_fraction: float
-) -> tuple[Samples, Samples, list[str]]:
-    """Training samples, test samples and classes of a data set of image files, checked and cut down to ``limit``."""
+) -> tuple[Samples, Samples, int]:
+    """Training samples, test samples and number of classes of a data set of image files, checked and cut down to ``limit``."""
     train, test, classes = dataset().samples(root, test_fraction)
-    expected = num_classes or dataset.num_classes
-    if expected not in (None, len(classes)):
-        remedy = "" if num_classes else f"; if that is meant, give num_classes={len(classes)} (DATASET.NUM_CLASSES)"
-        raise ConfigError(f"data set '{name}' in {root.absolute()} has {len(classes)} classes, not {expected}{remedy}")
+    found, expected = len(classes), num_classes or dataset.num_classes or len(classes)
+    if found > expected or (num_classes and found != expected):
+        remedy = "" if num_classes else f"; if that is meant, give num_classes={found} (DATASET.NUM_CLASSES)"
+        raise ConfigError(f"data set '{name}' in {root.absolute()} has {found} classes, not {expected}{remedy}")
+    if found < expected:
+        warnings.warn(
+            f"data set '{name}' in {root.absolute()} has {found} of {expected} classes: they are numbered in the order of "
+            f"their names, and networks keep {expected} outputs; DATASET.NUM_CLASSES {found} gives them {found}",
+            ConfigWarning,
+            stacklevel=3,
+        )
     for samples, part in ((train, "train"), (test, "test")):
-        check_samples(samples, len(classes), f"data set '{name}' ({part})")
+        check_samples(samples, found, f"data set '{name}' ({part})")
     if limit:
         train, test = (
             [samples[i] for i in balanced_choice(torch.tensor([label for _, label in samples]), limit).tolist()]
             for samples in (train, test)
         )
-    return train, test, classes
-
-
-def _in_memory_loader(
-    split: Split,
-    *,
-    num_classes: int,
-    device: str | torch.device,
-    batch_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    augment: Augment | None = None,
-    shuffle: bool = False,
-    seed: int = 0,
-) -> CountedLoader:
-    images, labels = (part.to(device) for part in split)
-    loader = CountedLoader(
-        images, labels, batch_size=batch_size, mean=mean, std=std, augment=augment, shuffle=shuffle, seed=seed
-    )
-    loader.num_classes = num_classes
-    return loader
+    return train, test, expected
 
 
 def _both(first: Augment, second: Augment) -> Augment:

@@ -27,6 +27,7 @@ class InMemoryLoader:
         images: uint8 ``[N, C, H, W]``; labels: int64 ``[N]`` on the same device.
         mean, std: per channel, on the scale where 255 is 1.
         augment: what is done to a batch before it is normalised.
+        num_classes: how many there are, of which a few may have no image here; by default the largest label and 1.
 
     Raises ConfigError if ``batch_size`` is not positive.
     """
@@ -42,6 +43,7 @@ class InMemoryLoader:
         augment: Augment | None = None,
         shuffle: bool = False,
         seed: int = 0,
+        num_classes: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
@@ -51,11 +53,9 @@ class InMemoryLoader:
         self.augment = augment
         self.shuffle = shuffle
         self.seed = seed
+        self.num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
         self.epoch = 0
-        # ToTensor and Normalize in one multiply and one add: (x / 255 - mean) / std = x * scale + shift
-        mean_, std_ = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
-        self._scale = 1 / (255 * std_)
-        self._shift = -mean_ / std_
+        self._scale, self._shift = normalization(mean, std, images.device)
 
     @property
     def num_images(self) -> int:
@@ -78,7 +78,7 @@ class InMemoryLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.images.device
-        generator = torch.Generator(device).manual_seed(_mix(self.seed, self.epoch))
+        generator = torch.Generator(device).manual_seed(mix_seeds(self.seed, self.epoch))
         order = None
         if self.shuffle:
             order = torch.randperm(self.num_images, generator=generator, device=device)
@@ -93,6 +93,12 @@ class InMemoryLoader:
             yield images.float().mul_(self._scale).add_(self._shift), labels
 
 
-def _mix(seed: int, epoch: int) -> int:
+def normalization(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """ToTensor and Normalize as a multiply and an add, ``(x / 255 - mean) / std = x * scale + shift``, both ``[C, 1, 1]``."""
+    mean_, std_ = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
+    return 1 / (255 * std_), -mean_ / std_
+
+
+def mix_seeds(first: int, second: int) -> int:
     """One seed out of two, hashed into 32 bits, since torch's CPU generator ignores all higher ones."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+    return int(np.random.SeedSequence((first, second)).generate_state(1)[0])

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import ConfigError, CorruptFileError, MissingFileError, UserError
 from .base import Samples
 from .image_transforms import Transform
-from .loader import _mix
+from .loader import mix_seeds, normalization
 
 
 class WorkerLoader:
@@ -74,10 +74,7 @@ class WorkerLoader:
             pin_memory=self._pinned,
             generator=torch.Generator(),  # a pass draws the workers' seeds: not from the global generator
         )
-        # ToTensor and Normalize in one multiply and one add: (x / 255 - mean) / std = x * scale + shift
-        mean_, std_ = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (mean, std))
-        self._scale = 1 / (255 * std_)
-        self._shift = -mean_ / std_
+        self._scale, self._shift = normalization(mean, std, self.device)
 
     @property
     def num_images(self) -> int:
@@ -114,7 +111,7 @@ class _EpochKeys:
         self.epoch = 0
 
     def __iter__(self) -> Iterator[tuple[list[int], int]]:
-        epoch_seed = _mix(self.seed, self.epoch)
+        epoch_seed = mix_seeds(self.seed, self.epoch)
         order = torch.arange(self.count)
         if self.shuffle:
             order = torch.randperm(self.count, generator=torch.Generator().manual_seed(epoch_seed))
@@ -138,7 +135,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor] | UserError]):
     def __getitem__(self, key: tuple[list[int], int]) -> tuple[Tensor, Tensor] | UserError:
         indices, epoch_seed = key
         try:
-            images = [self._image(index, _mix(epoch_seed, index)) for index in indices]
+            images = [self._image(index, mix_seeds(epoch_seed, index)) for index in indices]
         except UserError as error:
             return error
         return torch.stack(images), self.labels[indices]
