@@ -69,7 +69,7 @@ def teacher_path(name: str, dataset: str, asked: str = "") -> Path:
     if _is_pretrained(asked) or (not asked and dataset == "imagenet" and pretrained_url(name, dataset)):
         return pretrained_path(name, dataset, asked)
     description = DATASETS.get(dataset)
-    path = Path(asked or description.teachers.format(model=name) or f"teachers/{dataset}/{name}.pth")
+    path = Path(asked or description.teachers.format(model=name, lower=name.lower()) or f"teachers/{dataset}/{name}.pth")
     weights = _weights_file(path)
     if weights.is_file():
         return weights
@@ -119,9 +119,13 @@ def pretrained_path(name: str, dataset: str, asked: str = "") -> Path:
         )
     file = Path(url).name
     path = _in_project(Path("download_ckpts") / "imagenet_teachers" / file)
-    if not path.is_file():
+    try:
         # The name ends in the first digits of the file's SHA-256 sum: resnet34-b627a593.pth.
         fetch(url, path, sha256_prefix=path.stem.rpartition("-")[2])
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"ImageNet weights of {name}: {error}. Other weights: DISTILLER.TEACHER_CKPT or STUDENT_CKPT (random: from chance)"
+        ) from error
     return path
 
 

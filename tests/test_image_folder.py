@@ -383,7 +383,7 @@ def test_archives_as_they_unpack(tmp_path: Path, name: str) -> None:
         create(name, root=tmp_path / "0", num_classes=1)
     entry = dataset_entry(name)
     assert (entry.zoo, entry.num_classes, entry.students_start) == ("imagenet", num_classes, "pretrained")
-    assert entry.teachers.format(model="ResNet34") == f"download_ckpts/{name}_teachers/ResNet34/student_100.pth"
+    assert entry.teachers.format(lower="resnet34") == f"download_ckpts/{name}_teachers/resnet34/student_100.pth"
     with pytest.raises(MissingFileError, match=rf"is not there: looked for .* in {tmp_path}/absent/\S+ and .*Get it from http"):
         create(name, root=tmp_path / "absent")
 

@@ -7,6 +7,7 @@ ones stay files that worker processes read. This room knows nothing of configura
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,8 @@ def create_loaders(
         root: folder of the files.
         limit: keep this many training and this many test images, taken in turn from every class; 0 keeps all.
         seed: of order and augmentation, not of the data.
-        num_workers: processes that read images, for each loader; data sets in memory need none.
+        num_workers: processes that read images, for each loader, but no more than there are cores; data sets in memory
+            need none.
         num_classes: how many classes there must be; 0 leaves it to the data set.
         image_size: height and width in pixels that image files are brought to; 0 for the data set's own.
         mean, std: per channel, on the scale 0..1; empty for the data set's own.
@@ -111,6 +113,7 @@ def create_loaders(
         )
     if not issubclass(dataset, ImageFolderDataset):
         raise ConfigError(f"data set '{name}' derives neither from InMemoryDataset nor from ImageFolderDataset")
+    num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     size = image_size or dataset.image_size
     training, testing = training_transform(size, strong), evaluation_transform(size)
     train_samples, test_samples, count = _list(dataset, name, root, limit, num_classes, test_fraction)

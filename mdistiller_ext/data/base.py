@@ -38,7 +38,7 @@ class Dataset:
         zoo: the models that fit its images: ``cifar100`` (32x32), ``tiny_imagenet`` (64x64) or ``imagenet`` (224x224).
         num_classes: labels are 0 .. num_classes - 1; None where only the files tell.
         mean, std: per channel over the training images, on the scale 0..1.
-        teachers: where a trained teacher is looked for, with ``{model}`` for its name.
+        teachers: where a trained teacher is looked for, with ``{model}`` for its name, or ``{lower}`` in lower case.
         teachers_hint: how to get one, with ``{model}`` too; a sentence for an error message.
         students_start: what weights a student starts from: ``random``, or ``pretrained`` on ImageNet.
     """

@@ -1,7 +1,6 @@
 """The data sets of GDKD's transfer experiments, under its names: photographs shown at 224x224 to ImageNet's networks.
 
-Students start from ImageNet's weights, as there. GDKD spells the folders of teachers in lower case; ours have the network's
-name as it is.
+Students start from ImageNet's weights, as there.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class CUB2011(_Archive):
 
     num_classes = 200
     layout = CUB200
-    teachers = "download_ckpts/cub2011_teachers/{model}/student_100.pth"
+    teachers = "download_ckpts/cub2011_teachers/{lower}/student_100.pth"
 
 
 @register_dataset("food101")
@@ -44,7 +43,7 @@ class Food101(_Archive):
 
     num_classes = 101
     layout = FOOD101
-    teachers = "download_ckpts/food101_teachers/{model}/student_100.pth"
+    teachers = "download_ckpts/food101_teachers/{lower}/student_100.pth"
 
 
 @register_dataset("dtd")
@@ -53,7 +52,7 @@ class DescribableTextures(_Archive):
 
     num_classes = 47
     layout = DTD
-    teachers = "download_ckpts/dtd_teachers/{model}/student_100.pth"
+    teachers = "download_ckpts/dtd_teachers/{lower}/student_100.pth"
 
 
 @register_dataset("tiny-imagenet")
@@ -61,7 +60,7 @@ class TinyImageNetAt224(_Transfer):
     """Tiny-ImageNet's 100,000 + 10,000 images enlarged for ImageNet's networks; ``tiny_imagenet`` keeps them at 64x64."""
 
     num_classes = 200
-    teachers = "download_ckpts/tiny_imagenet_teachers/{model}/student_100.pth"
+    teachers = "download_ckpts/tiny_imagenet_teachers/{lower}/student_100.pth"
 
     def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
         """Training and validation images."""
