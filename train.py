@@ -20,7 +20,7 @@ from mdistiller_ext.build import build_trainer, load_plugin, run_folder
 from mdistiller_ext.config import load_config
 from mdistiller_ext.errors import python_command, run_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
-from mdistiller_ext.published import published_for, recipe_differences
+from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
 
 
@@ -86,8 +86,9 @@ def print_list() -> None:
     for title, entries in names.items():
         print(f"{title}:\n  {' '.join(entries)}")
     print("configs (--cfg):")
-    for folder in sorted(Path("configs").glob("*/*/")):
-        print(f"  {folder}/: {' '.join(sorted(file.name for file in folder.glob('*.yaml')))}")
+    for folder in sorted(CONFIGS.glob("*/*/")):
+        names_there = sorted(file.name for file in folder.glob("*.yaml"))
+        print(f"  {folder.relative_to(CONFIGS.parent)}/: {' '.join(names_there)}")
 
 
 def main() -> None:

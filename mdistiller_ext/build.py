@@ -73,11 +73,7 @@ def teacher_path(name: str, dataset: str, asked: str = "") -> Path:
     weights = _weights_file(path)
     if weights.is_file():
         return weights
-    recipe = Path("configs") / dataset / "teachers" / f"{name}.yaml"
-    if _in_project(recipe).is_file():
-        train = f"{python_command()} train.py --cfg {recipe}"
-    else:
-        train = f"{python_command()} train.py DATASET.TYPE {dataset} DISTILLER.TYPE NONE DISTILLER.STUDENT {name}"
+    train = _training_command(name, dataset, "teachers")
     hint = f" To get it: {description.teachers_hint.format(model=name)}." if description.teachers_hint else ""
     raise MissingFileError(
         f"no checkpoint of teacher '{name}' for {dataset}: looked for {weights.absolute()}.{hint} "
@@ -98,7 +94,10 @@ def student_path(name: str, dataset: str, asked: str = "") -> Path | None:
         return pretrained_path(name, dataset, asked)
     weights = _weights_file(Path(asked))
     if not weights.is_file():
-        raise MissingFileError(f"DISTILLER.STUDENT_CKPT: no checkpoint {weights.absolute()}")
+        raise MissingFileError(
+            f"DISTILLER.STUDENT_CKPT: no checkpoint {weights.absolute()}. ImageNet's weights of {name}: "
+            f"{_training_command(name, 'imagenet', 'none')}, then name its run folder; random starts from chance"
+        )
     return weights
 
 
@@ -113,9 +112,8 @@ def pretrained_path(name: str, dataset: str, asked: str = "") -> Path:
     url = pretrained_url(name, dataset, "" if asked == "pretrained" else asked)
     if url is None:
         raise MissingFileError(
-            f"torchvision has no ImageNet weights of {name}. Train it ({python_command()} train.py --cfg "
-            f"configs/imagenet/none/{name}.yaml), then name its run folder by DISTILLER.STUDENT_CKPT or TEACHER_CKPT; "
-            "DISTILLER.STUDENT_CKPT random starts a student from chance"
+            f"torchvision has no ImageNet weights of {name}. Train it ({_training_command(name, 'imagenet', 'none')}), "
+            "then name its run folder by DISTILLER.STUDENT_CKPT or TEACHER_CKPT; STUDENT_CKPT random starts from chance"
         )
     file = Path(url).name
     path = _in_project(Path("download_ckpts") / "imagenet_teachers" / file)
@@ -132,6 +130,14 @@ def pretrained_path(name: str, dataset: str, asked: str = "") -> Path:
 def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -> None:
     """Weights into a network; see checkpoint.load_weights. A mismatch says which of the zoos' networks would fit."""
     checkpoint.load_weights(model, path, other_classes=other_classes, fitting=find_architectures)
+
+
+def _training_command(name: str, dataset: str, kind: str) -> str:
+    """How to train a network without a teacher, by its recipe in ``configs/<dataset>/<kind>/`` where there is one."""
+    recipe = Path("configs") / dataset / kind / f"{name}.yaml"
+    if _in_project(recipe).is_file():
+        return f"{python_command()} train.py --cfg {recipe}"
+    return f"{python_command()} train.py DATASET.TYPE {dataset} DISTILLER.TYPE NONE DISTILLER.STUDENT {name}"
 
 
 def _is_pretrained(asked: str) -> bool:

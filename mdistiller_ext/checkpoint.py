@@ -181,7 +181,10 @@ def load_weights(
             return []
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     reshaped = [key for key, value in own.items() if key in state and state[key].shape != value.shape]
-    if other_classes and not missing and not unexpected and _is_classifier(reshaped, state, own):
+    if not missing and not unexpected and reshaped and _is_classifier(reshaped, state, own):
+        if not other_classes:
+            theirs, ours = (tensors[reshaped[0]].shape[0] for tensors in (state, own))
+            raise CorruptFileError(f"{path} holds weights for {theirs} classes, and {ours} are needed ({', '.join(reshaped)})")
         state |= {key: own[key] for key in reshaped}
     elif missing or unexpected or reshaped:
         shapes = [f"{key} {list(state[key].shape)} for {list(own[key].shape)}" for key in reshaped]

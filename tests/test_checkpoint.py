@@ -435,7 +435,7 @@ def test_a_classifier_of_other_classes_may_be_left(tmp_path: Path, bias: bool) -
     source, model = with_classes(10, bias=bias), with_classes(7, bias=bias)
     own = model.fc.weight.clone()  # type: ignore[union-attr, operator]
     torch.save({"model": source.state_dict()}, tmp_path / "f")
-    with pytest.raises(CorruptFileError, match=r"of another shape: fc\.weight \[10, 4\] for \[7, 4\]"):
+    with pytest.raises(CorruptFileError, match=r"holds weights for 10 classes, and 7 are needed"):
         checkpoint.load_weights(model, tmp_path / "f")
     left = checkpoint.load_weights(model, tmp_path / "f", other_classes=True)
     assert left == (["fc.weight", "fc.bias"] if bias else ["fc.weight"])

@@ -472,3 +472,11 @@ def test_evaluation_leaves_a_frozen_batch_norm_frozen() -> None:
     evaluate(model, [(torch.randn(4, 3, 32, 32), torch.arange(4))])
     assert model.training
     assert not model.bn1.training
+
+
+def test_a_batch_of_one_that_batch_norm_cannot_train_on_is_explained(tiny: list[str]) -> None:
+    """Where the last feature map is a single pixel; upstream keeps the last, smaller batch too."""
+    network = "torchvision/shufflenet_v2_x0_5"
+    run = make_trainer(tiny, "DISTILLER.TYPE", "NONE", "DISTILLER.STUDENT", network, "DATASET.LIMIT", 5, "SOLVER.BATCH_SIZE", 4)
+    with pytest.raises(TrainingError, match=r"a batch of a single image.*SOLVER\.BATCH_SIZE"):
+        run.train()

@@ -245,7 +245,15 @@ class BaseTrainer:
 
         Images ``[N, 3, H, W]``, labels ``[N]`` -> the student's logits ``[N, C]`` and the loss components.
         """
-        student, losses = self.distiller(images, labels, self.progress)
+        try:
+            student, losses = self.distiller(images, labels, self.progress)
+        except ValueError as error:
+            if len(labels) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(
+                "a batch of a single image, the last of an epoch perhaps, is too small for this student's batch norm: "
+                "choose another SOLVER.BATCH_SIZE"
+            ) from error
         for stream in self.active_streams:
             loss = torch.stack([value for name, value in losses.items() if name.split("/")[0] in stream.roles]).sum()
             loss.backward(retain_graph=stream is not self.active_streams[-1])
