@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from mdistiller_ext.build import build_loaders, build_model, choose_device, load_plugin, load_weights, teacher_path
 from mdistiller_ext.config import load_config
 from mdistiller_ext.errors import ConfigError, MissingFileError, run_command
-from mdistiller_ext.evaluate import evaluate
+from mdistiller_ext.evaluate import evaluate, try_images
 from mdistiller_ext.models import check_model_name
 
 
@@ -47,13 +49,14 @@ def main() -> None:
         raise ConfigError("which architecture? Name it with -m, such as -m resnet8x4; a run folder (-c) knows its own")
     check_model_name(name, dataset)
     if arguments.ckpt == "pretrain":
-        weights = teacher_path(name, dataset, config.DISTILLER.TEACHER_CKPT)
+        weights = teacher_path(name, dataset, config.DISTILLER.TEACHER_CKPT, config.DATASET.ROOT)
     elif not weights.exists():
         raise MissingFileError(f"checkpoint not found: {weights.absolute()}")
 
     device = choose_device(config.SOLVER.DEVICE)
     _, loader = build_loaders(config, device)
     model = build_model(name, loader, dataset=dataset)
+    try_images(model, torch.zeros(2, *loader.image_shape))
     load_weights(model, weights)
     result = evaluate(model.to(device), loader)
     parameters = sum(p.numel() for p in model.parameters())

@@ -6,7 +6,9 @@ import importlib.util
 import os
 import random
 import re
+import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,30 @@ from torch import nn
 from yacs.config import CfgNode
 
 from . import checkpoint
-from .config import differences, hyper_parameters, solver_arguments, stream_options
+from .config import default_config, differences, hyper_parameters, solver_arguments, stream_options
 from .data import Loader, create_loaders
 from .distillers import create_distiller
-from .errors import ConfigError, CorruptFileError, MissingFileError, python_command
-from .fetch import fetch
+from .errors import ConfigError, CorruptFileError, MissingFileError, UserError, listing, python_command
+from .fetch import fetch_torchvision_weights
 from .logger import RunLogger
-from .models import check_model_name, create_model, find_architectures, pretrained_url
+from .models import LIBRARIES, check_model_name, create_model, find_architectures, list_models, pretrained_url
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .trainers import BaseTrainer
 
 # Where data lie and who reads them may change between a run and its continuation: what is computed does not.
 _MAY_CHANGE = ("DATASET.ROOT", "DATASET.NUM_WORKERS")
+# What is read of a checkpoint on resuming, and of each epoch in its history.
+_STATE: dict[str, Any] = dict.fromkeys(("student", "distiller", "optimizer", "scheduler", "rng"), dict)
+_STATE |= {"config": str, "epoch": int, "history": list, "seconds": int | float, "average": dict | None}
+_ROW = {"epoch", "lr", "train_top1", "train_loss", "test_top1", "test_top5", "test_loss"}
 
 
 def load_plugin(path: str) -> None:
-    """Run the user's file, so that what it registers is known. Only ever called with a file that the user named."""
+    """Run the user's file, so that what it registers is known. Only ever called with a file that the user named.
+
+    Raises ConfigError that names the line for a file that is no Python or imports what is not there. Whatever else the file
+    raises passes with its traceback: that is where its author looks.
+    """
     file = Path(path)
     if not file.is_file():
         raise MissingFileError(f"plugin not found: {file.absolute()}")
@@ -41,7 +51,14 @@ def load_plugin(path: str) -> None:
         raise ConfigError(f"plugin {file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        # The line of the file that led there, also where the mistake is in what it imports.
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        line = lines[-1] if lines else getattr(error, "lineno", None)
+        what = error if lines else error.msg  # a SyntaxError as text ends in file and line
+        raise ConfigError(f"plugin {file}, line {line}: {what}") from error
 
 
 def choose_device(name: str) -> torch.device:
@@ -49,18 +66,19 @@ def choose_device(name: str) -> torch.device:
     if name != "auto":
         try:
             device = torch.device(name)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"SOLVER.DEVICE {name} cannot be used: {str(error).splitlines()[0]}") from error
+            torch.ones(1, device=device).add(1).item()  # the device "meta" has tensors, but nothing in them
+        except (RuntimeError, AssertionError, ImportError) as error:
+            reason = str(error).splitlines()[0].split(". ")[0][:200]
+            raise ConfigError(f"SOLVER.DEVICE {name} cannot be used: {reason}") from error
         return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def teacher_path(name: str, dataset: str, asked: str = "") -> Path:
+def teacher_path(name: str, dataset: str, asked: str = "", root: str = "") -> Path:
     """The checkpoint of teacher ``name``: the one asked for (see pretrained_path, or a file or run folder), or where
-    ``dataset`` keeps its teachers. ImageNet's are torchvision's weights.
+    ``dataset`` keeps its teachers. ImageNet's are torchvision's weights. ``root`` is DATASET.ROOT, for the advice.
 
     Relative paths are looked for in the working directory, then in the project. Raises UnknownNameError for a network that is
     not there, MissingFileError that says where it was looked for and how to get one.
@@ -73,7 +91,7 @@ def teacher_path(name: str, dataset: str, asked: str = "") -> Path:
     weights = _weights_file(path)
     if weights.is_file():
         return weights
-    train = _training_command(name, dataset, "teachers")
+    train = _training_command(name, dataset, root)
     hint = f" To get it: {description.teachers_hint.format(model=name)}." if description.teachers_hint else ""
     raise MissingFileError(
         f"no checkpoint of teacher '{name}' for {dataset}: looked for {weights.absolute()}.{hint} "
@@ -95,8 +113,8 @@ def student_path(name: str, dataset: str, asked: str = "") -> Path | None:
     weights = _weights_file(Path(asked))
     if not weights.is_file():
         raise MissingFileError(
-            f"DISTILLER.STUDENT_CKPT: no checkpoint {weights.absolute()}. ImageNet's weights of {name}: "
-            f"{_training_command(name, 'imagenet', 'none')}, then name its run folder; random starts from chance"
+            f"DISTILLER.STUDENT_CKPT: no checkpoint {weights.absolute()}.{_pretraining_advice(name)} "
+            "DISTILLER.STUDENT_CKPT random starts from chance"
         )
     return weights
 
@@ -112,19 +130,16 @@ def pretrained_path(name: str, dataset: str, asked: str = "") -> Path:
     url = pretrained_url(name, dataset, "" if asked == "pretrained" else asked)
     if url is None:
         raise MissingFileError(
-            f"torchvision has no ImageNet weights of {name}. Train it ({_training_command(name, 'imagenet', 'none')}), "
-            "then name its run folder by DISTILLER.STUDENT_CKPT or TEACHER_CKPT; STUDENT_CKPT random starts from chance"
+            f"torchvision has no ImageNet weights of {name} for {dataset}.{_pretraining_advice(name)} "
+            "DISTILLER.STUDENT_CKPT random starts from chance"
         )
-    file = Path(url).name
-    path = _in_project(Path("download_ckpts") / "imagenet_teachers" / file)
+    there = _in_project(Path("download_ckpts", "imagenet_teachers", Path(url).name))
     try:
-        # The name ends in the first digits of the file's SHA-256 sum: resnet34-b627a593.pth.
-        fetch(url, path, sha256_prefix=path.stem.rpartition("-")[2])
+        return fetch_torchvision_weights(url, there.parent)
     except MissingFileError as error:
         raise MissingFileError(
             f"ImageNet weights of {name}: {error}. Other weights: DISTILLER.TEACHER_CKPT or STUDENT_CKPT (random: from chance)"
         ) from error
-    return path
 
 
 def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -> None:
@@ -132,16 +147,27 @@ def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -
     checkpoint.load_weights(model, path, other_classes=other_classes, fitting=find_architectures)
 
 
-def _training_command(name: str, dataset: str, kind: str) -> str:
-    """How to train a network without a teacher, by its recipe in ``configs/<dataset>/<kind>/`` where there is one."""
-    recipe = Path("configs") / dataset / kind / f"{name}.yaml"
-    if _in_project(recipe).is_file():
-        return f"{python_command()} train.py --cfg {recipe}"
-    return f"{python_command()} train.py DATASET.TYPE {dataset} DISTILLER.TYPE NONE DISTILLER.STUDENT {name}"
+def _training_command(name: str, dataset: str, root: str = "") -> str:
+    """How to train a network without a teacher, by its recipe in ``configs/<dataset>/`` where there is one."""
+    where = f" DATASET.ROOT {shlex.quote(root)}" if root not in ("", default_config().DATASET.ROOT) else ""
+    for kind in ("teachers", "none"):
+        recipe = Path("configs") / dataset / kind / f"{name}.yaml"
+        if _in_project(recipe).is_file():
+            return f"{python_command()} train.py --cfg {recipe}{where}"
+    return f"{python_command()} train.py DATASET.TYPE {dataset} DISTILLER.TYPE NONE DISTILLER.STUDENT {name}{where}"
+
+
+def _pretraining_advice(name: str) -> str:
+    """How to come by ImageNet's weights of a network, as a sentence; nothing for one that is not made for such images."""
+    if not name.startswith(LIBRARIES) and name not in list_models("imagenet"):
+        return ""
+    train = _training_command(name, "imagenet")
+    return f" To train it on ImageNet: {train}, then name its run folder by DISTILLER.STUDENT_CKPT or TEACHER_CKPT."
 
 
 def _is_pretrained(asked: str) -> bool:
-    return asked == "pretrained" or (asked.isupper() and not Path(asked).exists())
+    """Whether a setting names weights, such as IMAGENET1K_V2, and not a file."""
+    return asked == "pretrained" or bool(re.fullmatch(r"[A-Z][A-Z0-9_]+", asked) and not Path(asked).exists())
 
 
 def _weights_file(path: Path) -> Path:
@@ -169,22 +195,25 @@ def _file_name(text: str) -> str:
 def prepare_folder(folder: Path, config: CfgNode, *, resume: bool) -> dict[str, Any] | None:
     """Make the run folder ready; returns the checkpoint to go on from, if any.
 
-    An earlier run in the folder is moved aside, never overwritten. Raises ConfigError when a resumed run's settings differ.
+    An earlier run in the folder is moved aside, never overwritten. Raises ConfigError when a resumed run's settings differ,
+    CorruptFileError when its checkpoint is not one.
     """
     latest = folder / "latest"
     if resume:
         if not latest.is_file():
             raise MissingFileError(f"nothing to resume: no checkpoint {latest.absolute()}. Start the run without --resume")
         state: dict[str, Any] = checkpoint.load(latest)
-        if not isinstance(state, dict) or "config" not in state:
-            raise CorruptFileError(f"{latest} is no checkpoint of a run: nothing can go on from it")
+        try:
+            _check_state(state)
+            changed = differences(state["config"], config.dump())
+        except ValueError as error:  # a ConfigError too: what it says is of the file
+            raise CorruptFileError(f"{latest} is no checkpoint of a run ({error}): nothing can go on from it") from error
         for half_written in folder.glob(".*.tmp"):  # by a run that was killed
             half_written.unlink()
-        changed = differences(state["config"], config.dump())
         changed = [line for line in changed if line.startswith(_used_settings(config)) and not line.startswith(_MAY_CHANGE)]
         if changed:
             raise ConfigError(
-                f"the run in {folder} was started with other settings ({'; '.join(changed)}). "
+                f"the run in {folder} was started with other settings ({listing(changed, '; ')}). "
                 f"Resume it with --cfg {folder / 'config.yaml'}, or start a new run"
             )
         return state
@@ -198,6 +227,20 @@ def prepare_folder(folder: Path, config: CfgNode, *, resume: bool) -> dict[str, 
         raise ConfigError(f"the run folder {folder} cannot be made: {error.strerror}") from error
     checkpoint.write_atomically(folder / "config.yaml", config.dump().encode())
     return None
+
+
+def _check_state(state: Any) -> None:
+    """Raise ValueError unless ``state`` has the form of a trainer's state; what its entries hold is seen on loading them."""
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    for key, kind in _STATE.items():
+        if not isinstance(state.get(key), kind):
+            raise ValueError(f"its {key} is {type(state[key]).__name__}" if key in state else f"it has no {key}")
+    history = state["history"]
+    if len(history) != state["epoch"] or not all(isinstance(row, dict) and row.keys() >= _ROW for row in history):
+        raise ValueError("its history is not that of its epochs")
+    if not all(isinstance(value, int | float) for row in history for value in row.values()):
+        raise ValueError("its history holds other things than numbers")
 
 
 def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader]:
@@ -250,7 +293,7 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool =
     # What is missing is found before data are fetched.
     teacher_weights, student_weights = None, None
     if DISTILLERS.get(settings.TYPE).needs_teacher:
-        teacher_weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT)
+        teacher_weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT, config.DATASET.ROOT)
     if not resume:
         student_weights = student_path(settings.STUDENT, dataset, settings.STUDENT_CKPT)
     device = choose_device(config.SOLVER.DEVICE)
@@ -279,7 +322,11 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool =
     if folder is not None:
         state = prepare_folder(folder, config, resume=resume)
         if state is not None:
-            trainer.load_state_dict(state)
+            try:
+                trainer.load_state_dict(state)
+            except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+                why = " ".join(f"{'' if isinstance(error, UserError) else type(error).__name__} {error}".split())[:200]
+                raise CorruptFileError(f"{folder / 'latest'} does not fit this run: {why}") from error
         trainer.logger = RunLogger(
             folder,
             title=folder.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _codecs
 import argparse
+import codecs
 import contextlib
 import io
 import os
@@ -16,7 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -58,12 +59,22 @@ _ALLOWED: list[Any] = [
     _codecs.encode,
     argparse.Namespace,
 ]
-# What is often saved under the name of a checkpoint, told by where it begins or by bytes at a place.
+# What is often saved under the name of a checkpoint, told by where it begins or by bytes at a place; the first that fits.
 _MISTAKEN = [
-    (re.compile(rb"version https://git-lfs"), "it is a Git LFS pointer, which stands for the file: `git lfs pull` gets that"),
-    (re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE), "it is a web page: the address led to a login or an error"),
-    (re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar", re.DOTALL), "it is an archive: unpack it"),
+    (re.compile(rb"\Z"), "is empty. Delete it and get it anew"),
+    (re.compile(rb"version https://git-lfs"), "is a Git LFS pointer, which stands for the file: `git lfs pull` gets that"),
+    (re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE), "is a web page: the address led to a login or an error"),
+    (re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar", re.DOTALL), "is an archive: unpack it"),
+    (
+        re.compile(rb'.{5}\0\0\0\{\s*"', re.DOTALL),
+        "is a safetensors file, which is not read here: torch.save what safetensors.torch.load_file gives",
+    ),
+    # Torch's older files are pickles too, of which the first is a certain number.
+    (re.compile(rb"\x80(?!\x02\x8a\x0a).{3}", re.DOTALL), "is a pickle that could run code, and was not loaded"),
 ]
+_SHORTEST = 100  # bytes; torch writes more around a single number
+# Where a file keeps its weights beside other things, in the order of looking.
+_WEIGHT_KEYS = ("model", "student", "state_dict", "model_state_dict", "net")
 # What training wraps around a network and leaves in the names of its entries. _orig_mod. is torch.compile's.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
@@ -114,6 +125,8 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> An
             warnings.simplefilter("ignore")  # torch's thoughts on odd pickles: they load or they are reported below
             return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # bytes at random can make an unpickler raise anything
+        if kind := _mistaken(content):
+            raise CorruptFileError(f"{path} ({len(content):,} bytes) {kind}") from error
         refused = re.search(r"GLOBAL (\S+) was not an allowed|Trying to load unsupported GLOBAL (\S+)", str(error))
         if refused:
             raise CorruptFileError(
@@ -132,9 +145,32 @@ def _check_size(content: bytes) -> None:
             raise ValueError(f"its parts have {size:,} bytes")
 
 
+def _mistaken(content: bytes) -> str:
+    """What a file is that is no checkpoint, as the end of a sentence; empty where that cannot be told."""
+    for beginning, kind in _MISTAKEN:
+        if beginning.match(content):
+            return kind
+    if content.startswith(b"PK"):
+        with contextlib.suppress(Exception), zipfile.ZipFile(io.BytesIO(content)) as zipped:
+            names = {name.rpartition("/")[2] for name in zipped.namelist()}
+            if "constants.pkl" in names:
+                return "is a TorchScript program, which was not loaded: save a state_dict instead"
+            return "" if "data.pkl" in names else "is a zip archive without a checkpoint of its own: unpack it"
+        return ""  # damaged bytes make zipfile raise many things
+    head = content[:4096]
+    with contextlib.suppress(UnicodeDecodeError):
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the head may end within a character
+        if not re.search(r"[\x00-\x08\x0e-\x1f\x7f]", text):
+            return "is a text file, not a checkpoint"
+    return ""
+
+
 def _corrupt(path: Path, content: bytes, error: Exception) -> CorruptFileError:
-    first_line = _printable(str(error).strip().split("\n")[0])
-    why = next((hint for beginning, hint in _MISTAKEN if beginning.match(content)), first_line)
+    why = _printable(str(error).strip().split("\n")[0])
+    if re.search("weights.only", why, re.IGNORECASE):  # torch advises to read it without care
+        why = "its pickle cannot be read"
+    if len(content) < _SHORTEST:
+        why = "it is too short"
     return CorruptFileError(
         f"{path} ({len(content):,} bytes) is truncated, damaged or not a checkpoint ({why}). Delete it and get it anew"
     )
@@ -154,25 +190,21 @@ def load_weights(
 ) -> list[str]:
     """Load a model's weights from a file or a run folder (its ``student_best``); returns the entries left as they were.
 
-    Takes upstream's ``{"model": state_dict}`` or ``"state_dict"``, a run's checkpoint and a bare state_dict, also as saved
+    Takes upstream's ``{"model": state_dict}``, other usual keys, a run's checkpoint and a bare state_dict, also as saved
     from DataParallel or torch.compile, and the student out of upstream's ``latest`` and ``best``.
 
     Args:
         other_classes: a classifier of another number of classes is left as it is; all else must fit.
         fitting: names the networks (``zoo/name``) that weights would fit, for the message when they do not fit this one.
 
-    Raises CorruptFileError that names the entries which are missing, unexpected or of another shape.
+    Raises CorruptFileError that names the entries which are missing, unexpected, of another shape, no numbers or not finite.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "student_best"
-    state = load(path)
-    if isinstance(state, dict):
-        state = next((state[key] for key in ("model", "student", "state_dict") if key in state), state)
-    if not isinstance(state, dict) or not state or not all(_is_entry(*entry) for entry in state.items()):
-        raise CorruptFileError(f"{path} holds no weights: expected a state_dict, or one under the key 'model'")
-    own = model.state_dict()
-    saved, state = state, _unwrap(state, own)
+    saved, own = _weights(path, load(path)), model.state_dict()
+    state = _unwrap(saved, own)
+    _check_numbers(path, state, own)
     if state.keys() == saved.keys():
         # Modules that have changed since rename their entries themselves, by the version that was saved with them
         # (torchvision's vision transformers do).
@@ -196,9 +228,43 @@ def load_weights(
     return reshaped
 
 
-def _is_entry(key: object, value: object) -> bool:
-    plain = isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
-    return isinstance(key, str) and plain
+def _weights(path: Path, content: object) -> Mapping[str, Tensor]:
+    """The state_dict in what a file holds. Raises CorruptFileError where there is none, or one of other things than tensors."""
+    # What is under a key comes before the whole, in which a number may be a tensor too.
+    places = [*(content.get(key) for key in _WEIGHT_KEYS), content] if isinstance(content, dict) else []
+    weights = next((place for place in places if _has_tensors(place)), None)
+    if weights is None:
+        found = f"the keys {', '.join(map(str, content)) or '(none)'}" if isinstance(content, dict) else type(content).__name__
+        keys = ", ".join(_WEIGHT_KEYS)
+        raise CorruptFileError(
+            f"{path} holds no weights: expected a state_dict, or one under a key of {keys}; found {_printable(found)}"
+        )
+    for key, value in weights.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+            kind = f"{value.device} {value.layout} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise CorruptFileError(
+                f"{path}: entry '{_printable(str(key))}' of its weights is no plain tensor but of type {kind}"
+            )
+        if not isinstance(key, str):
+            raise CorruptFileError(f"{path}: entry {_printable(str(key))} of its weights has no name")
+    return weights
+
+
+def _has_tensors(place: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(place, Mapping) and any(isinstance(value, Tensor) for value in place.values())
+
+
+def _check_numbers(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise CorruptFileError for the first entry of another kind of numbers than the network's, or that is not finite."""
+    for key, value in state.items():
+        theirs, ours = value.dtype, own[key].dtype if key in own else value.dtype
+        if theirs != ours and (theirs.is_complex or (ours.is_floating_point and not theirs.is_floating_point)):
+            kinds = [str(kind).removeprefix("torch.") for kind in (theirs, ours)]
+            raise CorruptFileError(f"{path}: entry '{_printable(key)}' holds {kinds[0]} numbers where {kinds[1]} is needed")
+        if theirs.is_floating_point and not value.float().isfinite().all():
+            raise CorruptFileError(
+                f"{path}: entry '{_printable(key)}' is not finite (NaN or infinity); its training diverged, or it is damaged"
+            )
 
 
 def _unwrap(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

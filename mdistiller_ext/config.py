@@ -12,7 +12,7 @@ import inspect
 import itertools
 import os
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import yaml
 from yacs.config import CfgNode
 
 from .data import InMemoryDataset
-from .errors import ConfigError, ConfigWarning, UnknownNameError, did_you_mean
+from .errors import ConfigError, ConfigWarning, UnknownNameError, did_you_mean, listing, shown
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .trainers.base import BaseTrainer
 from .upstream import OTHER_METHODS, translate
@@ -28,6 +28,9 @@ from .upstream import OTHER_METHODS, translate
 _GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 # Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
 _NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "merge", "stream_options"}
+# What the items of lists are that are empty by default.
+_ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0}
+_MOST_SETTINGS = 10_000  # of one file: a short one of nested aliases can stand for billions
 
 
 def default_config() -> CfgNode:
@@ -100,6 +103,8 @@ def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = 
     """
     config = default_config()
     if path is not None:
+        if not str(path):
+            raise ConfigError("the name of the config file is empty")
         _merge_file(config, Path(path))
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs, KEY VALUE; '{overrides[-1]}' has no partner")
@@ -137,10 +142,14 @@ def solver_arguments(config: CfgNode) -> dict[str, Any]:
 
 
 def differences(old: str, new: str) -> list[str]:
-    """Settings that differ between two dumped configurations, as ``KEY: old -> new``."""
-    a, b = (_flat(yaml.safe_load(text)) for text in (old, new))
+    """Settings that differ between two dumped configurations, as ``KEY: old -> new``. Raises ConfigError for other text."""
+    a, b = (_read(text, "the dumped configuration") for text in (old, new))
     keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
-    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in keys]
+    return [f"{k}: {_brief(a.get(k))} -> {_brief(b.get(k))}" for k in keys]
+
+
+def _brief(value: Any) -> str:
+    return value if isinstance(value, str) and len(value) < 100 else shown(value)
 
 
 # ---- signatures ---------------------------------------------------------------------------------------------------
@@ -185,45 +194,82 @@ def _merge_file(config: CfgNode, path: Path, children: tuple[Path, ...] = ()) ->
     """Put a yaml file's settings into the tree, after those of the files that its ``_BASE_`` names."""
     if path.resolve() in children:
         raise ConfigError(f"{path}: _BASE_ leads back to itself")
+    if path.is_dir():
+        raise ConfigError(f"the config file {path} is a folder")
     if not path.is_file():
         raise ConfigError(f"config file not found: {path}{_near_file(path)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise ConfigError(f"{path} is not readable yaml: {' '.join(str(error).split())}") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold settings, KEY: value, not a {type(content).__name__}")
-    bases = content.pop("_BASE_", [])
+        text = path.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} is not readable yaml: {error}") from error
+    settings = _read(text, str(path))
+    bases = settings.pop("_BASE_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"_BASE_ in {path} must be a file name or a list of them, not {bases!r}")
+        raise ConfigError(f"_BASE_ in {path} must be a file name or a list of them, not {shown(bases)}")
     for base in bases:
+        if not base:
+            raise ConfigError(f"_BASE_ in {path} is empty")
         beside, here = path.parent / base, Path(base)
         _merge_file(config, here if here.is_file() and not beside.is_file() else beside, (*children, path.resolve()))
-    try:
-        settings = _flat(content)
-    except RecursionError as error:
-        raise ConfigError(f"{path} contains itself") from error
     # Neither do upstream's files build on others, nor do they have our keys, such as every run's own config.yaml has.
     _merge_settings(config, settings, where=str(path), whole_file=not bases and "EXPERIMENT.SEED" not in settings)
 
 
+class _Loader(yaml.SafeLoader):
+    """yaml in which no mapping has a key twice: the last one would count, in silence."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in names:
+                    raise yaml.composer.ComposerError(None, None, f"the key {key.value} stands twice", key.start_mark)
+                names.add(key.value)
+        return node
+
+
+def _read(text: str, name: str) -> dict[str, Any]:
+    """The settings of a yaml text by dotted names. Raises ConfigError that says ``name`` for anything else."""
+    try:
+        content = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} is not readable yaml: {' '.join(str(error).split())}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{name} must hold settings, KEY: value, not a {type(content).__name__}")
+    settings: dict[str, Any] = {}
+    try:
+        for count, (key, value) in enumerate(_nodes(content)):
+            if count >= _MOST_SETTINGS:
+                raise ConfigError(f"{name} has more than {_MOST_SETTINGS:,} settings")
+            if key in settings:  # one as SOLVER.LR, one as LR in SOLVER
+                raise ConfigError(f"{name} is ambiguous: the key {key} stands twice")
+            if not isinstance(value, dict):
+                settings[key] = value
+    except RecursionError as error:
+        raise ConfigError(f"{name} contains itself") from error
+    return settings
+
+
 def _merge_settings(config: CfgNode, settings: dict[str, Any], where: str, whole_file: bool = False) -> None:
     """Put settings by dotted names into the tree, upstream's dialects translated; one warning says what was understood."""
-    distiller = config.DISTILLER
-    try:
-        settings, notes = translate(settings, method=distiller.TYPE, teacher=distiller.TEACHER, whole_file=whole_file)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    known = _flat(config)
+    # Types first: what is looked up below, in a translation or a registry, is then text.
+    settings = {name: _coerce(known[name], value, name, where) if name in known else value for name, value in settings.items()}
     method = settings.get("DISTILLER.TYPE")
     if method in OTHER_METHODS and method not in DISTILLERS:
-        known = ", ".join(DISTILLERS)
-        raise UnknownNameError(f"{where}: {method} is a method of mdistiller's family, not of this project. Known: {known}")
+        names = ", ".join(DISTILLERS)
+        raise UnknownNameError(f"{where}: {method} is a method of mdistiller's family, not of this project. Known: {names}")
+    try:
+        settings, notes = translate(settings, before=known, whole_file=whole_file)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     foreign = [name for name in settings if name.split(".")[0] in OTHER_METHODS and name.split(".")[0] not in config]
     if foreign:
-        notes.append(f"{', '.join(foreign)}: settings of a method that is not here, and not the one of this run")
+        notes.append(f"{listing(foreign)}: settings of a method that is not here, and not the one of this run")
     for name, value in settings.items():
         if name not in foreign:
             _merge(config, _nested(name, value), where)
@@ -270,13 +316,13 @@ def _merge(config: CfgNode, settings: dict[str, Any], where: str, prefix: str = 
         name = f"{prefix}{key}"
         if key not in config:
             near = _near_setting(name)
-            known = ", ".join(f"{prefix}{k}" for k in config)
+            known = listing(f"{prefix}{k}" for k in config)
             plugin = " Settings of a method of your own are known once its file is named by --plugin." if not prefix else ""
             raise UnknownNameError(f"unknown setting {name} in {where}{near or '.'} Known here: {known}.{plugin}")
         default = config[key]
         if isinstance(default, CfgNode):
             if not isinstance(value, dict):
-                raise ConfigError(f"{name} in {where} is a group of settings ({', '.join(default)}), not {value!r}")
+                raise ConfigError(f"{name} in {where} is a group of settings ({listing(default)}), not {shown(value)}")
             _merge(default, value, where, f"{name}.")
         else:
             config[key] = _coerce(default, value, name, where)
@@ -304,10 +350,11 @@ def _coerce(default: Any, value: Any, name: str, where: str) -> Any:
     elif isinstance(default, str) and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)  # such as EXPERIMENT.TAG 3
     elif isinstance(default, list) and isinstance(value, list | tuple):
-        return [_coerce(default[0], item, f"{name}[{i}]", where) if default else item for i, item in enumerate(value)]
+        kind = default[0] if default else _ITEMS.get(name)
+        return [_coerce(kind, item, f"{name}[{i}]", where) for i, item in enumerate(value)]
     elif default is None or type(value) is type(default):
         return value
-    raise ConfigError(f"{name} in {where} must be {_kind(default)}, not {value!r} ({_kind(value)})")
+    raise ConfigError(f"{name} in {where} must be {_kind(default)}, not {shown(value)} ({_kind(value)})")
 
 
 def _kind(value: Any) -> str:
@@ -315,11 +362,16 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "nothing" if value is None else type(value).__name__)
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _nodes(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All groups and settings of a tree by dotted names, a group before what is in it."""
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        yield f"{prefix}{key}", value
+        if isinstance(value, dict):
+            yield from _nodes(value, f"{prefix}{key}.")
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in _nodes(tree) if not isinstance(value, dict)}
 
 
 def _without_effect(config: CfgNode) -> list[str]:

@@ -5,8 +5,8 @@ python -m mdistiller_ext.download tiny_imagenet               # 248 MB, to data/
 python -m mdistiller_ext.download teachers                    # mdistiller's for CIFAR-100, to download_ckpts/cifar_teachers
 python -m mdistiller_ext.download imagenet_teachers ResNet34  # torchvision's, to download_ckpts/imagenet_teachers
 
-What is there is left as it is. An interrupted download goes on where it stopped; an archive that you put into the folder
-yourself is taken. Archives are removed once they are unpacked.
+What is there and whole is left as it is. An interrupted download goes on where it stopped; an archive that you put into
+the folder yourself is taken. Archives are removed once they are unpacked.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import checkpoint
-from .data import tiny_imagenet
+from .data import cifar100, tiny_imagenet
 from .errors import ConfigError, CorruptFileError, run_command
-from .fetch import fetch, fetch_archive
+from .fetch import fetch_archive, fetch_torchvision_weights
 from .models import list_models, pretrained_url
 
 
@@ -36,21 +36,21 @@ class Source:
 
 SOURCES = {
     "cifar100": Source(
-        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        url=cifar100.URL,
         root="data",
-        folder="cifar-100-python",
-        md5="eb9058c3a382ffc7106e4002c42a8d85",
-        size=169_001_437,
+        folder=cifar100.FOLDER,
+        md5=cifar100.MD5,
+        size=cifar100.SIZE,
     ),
     "tiny_imagenet": Source(
         url=tiny_imagenet.URL,
         root="data",
         folder=tiny_imagenet.FOLDER,
-        md5="90528d7ca1a48142e341f4ef8d21d0de",
-        size=248_100_043,
+        md5=tiny_imagenet.MD5,
+        size=tiny_imagenet.SIZE,
     ),
     "teachers": Source(
-        url="https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar",
+        url=cifar100.TEACHERS_URL,
         root="download_ckpts",
         folder="cifar_teachers",
     ),
@@ -128,12 +128,7 @@ def download_imagenet_teachers(names: list[str], root: Path = IMAGENET_ROOT) -> 
             if names:
                 raise ConfigError(f"torchvision has no weights of {name}")
             continue
-        path = root / Path(url).name
-        if path.is_file():
-            print(f"{name}: {path} is there already")
-            continue
-        fetch(url, path, sha256_prefix=path.stem.rpartition("-")[2])  # of resnet34-b627a593.pth
-        print(f"{name}: {path}")
+        print(f"{name}: {fetch_torchvision_weights(url, root)}")
 
 
 def main() -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
+import reprlib
+import select
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -58,6 +61,25 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return f"; did you mean '{spelling[max(near, key=similarity)]}'?"
 
 
+def listing(words: Iterable[str], separator: str = ", ", limit: int = 300) -> str:
+    """The words joined; of more than ``limit`` characters the first ones and how many there are besides."""
+    everything = list(words)
+    ends = itertools.accumulate(len(word) + len(separator) for word in everything)
+    fitting = max(sum(end <= limit + len(separator) for end in ends), 1)
+    more = f" and {len(everything) - fitting} more" if len(everything) > fitting else ""
+    return f"{separator.join(everything[:fitting])}{more}"
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, long or deeply nested ones abridged."""
+    return _ABRIDGED.repr(value)
+
+
+_ABRIDGED = reprlib.Repr()
+_ABRIDGED.maxlevel = 2
+_ABRIDGED.maxstring = _ABRIDGED.maxother = 120
+
+
 def python_command() -> str:
     """How to call this Python in advice: its path from here, such as ``.venv/bin/python``, where it lies in this folder."""
     executable = Path(sys.executable)
@@ -67,7 +89,8 @@ def python_command() -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Run a program's ``main``: a UserError, or the machine's "no" (an OSError), is one line on stderr and exit status 2.
 
-    Warnings about settings are lines of their own too, without the place in our code that Python adds.
+    Warnings about settings are lines of their own too, without the place in our code that Python adds. A program whose
+    reader has gone, such as ``head``, ends without a word.
     """
     show = warnings.showwarning
 
@@ -79,11 +102,27 @@ def run_command(main: Callable[[], None]) -> None:
 
     warnings.showwarning = show_line
     try:
-        main()
+        try:
+            main()
+        finally:
+            print(end="", flush=True)  # now: nobody could catch what is raised by the flush at the interpreter's exit
     except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest, which is written at exit
+            sys.exit(141)  # what a shell reports of a program ended by SIGPIPE
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)  # what a shell reports of a program ended by Ctrl-C
     finally:
         warnings.showwarning = show
+
+
+def _reader_is_gone() -> bool:
+    """Whether the broken pipe is stdout, and not one to a worker or a server."""
+    try:
+        stdout = select.poll()
+        stdout.register(sys.stdout.fileno(), select.POLLERR)
+        return bool(stdout.poll(0))
+    except (AttributeError, OSError):  # no poll on Windows, no such file in a notebook
+        return False

@@ -1,4 +1,4 @@
-"""Model and loader -> top-1, top-5 (percent) and cross-entropy."""
+"""Model and loader -> top-1, top-5 (percent) and cross-entropy; whether a model takes images of a size at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import ConfigError
 from .meters import Averages, top_k_hits
 
 
@@ -28,6 +29,23 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[
                 len(labels),
             )
     return averages.read()
+
+
+@torch.no_grad()
+def try_images(model: nn.Module, images: Tensor) -> None:
+    """Show a model images ``[N, 3, H, W]`` in eval mode. Raises ConfigError if they are of a size that it does not take."""
+    try:
+        with eval_mode(model):
+            model(images)
+    except torch.OutOfMemoryError:
+        raise  # of the machine, not of the size
+    except RuntimeError as error:
+        height, width = images.shape[2:]
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise ConfigError(
+            f"{type(model).__name__} cannot take {width}x{height} images: {reason}; "
+            "give another DATASET.IMAGE_SIZE (image files can be brought to it) or another model"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -59,6 +59,16 @@ def fetch(url: str, path: str | os.PathLike[str], *, md5: str = "", sha256_prefi
         _fetch(url, path, md5, sha256_prefix, size)
 
 
+def fetch_torchvision_weights(url: str, folder: str | os.PathLike[str]) -> Path:
+    """`fetch` one of torchvision's files of weights into ``folder``; returns its path. Raises what `fetch` raises.
+
+    Their names end in the first digits of their SHA-256 sum: resnet34-b627a593.pth.
+    """
+    path = Path(folder) / Path(url).name
+    fetch(url, path, sha256_prefix=path.stem.rpartition("-")[2])
+    return path
+
+
 def unpack(archive: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
     """Unpack a tar (of any compression) or zip into ``folder``: what is new appears whole, what is there is replaced.
 

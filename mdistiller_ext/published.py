@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from .config import differences, load_config
-from .errors import MissingFileError, UnknownNameError, run_command
+from .errors import ConfigWarning, MissingFileError, UnknownNameError, run_command
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # Settings that change no result, or only how a run is kept.
@@ -78,7 +79,9 @@ def recipe_differences(config: CfgNode) -> list[str] | None:
     for file in sorted((CONFIGS / config.DATASET.TYPE).glob("*/*.yaml")):
         if config.DISTILLER.STUDENT not in file.read_text(encoding="utf-8"):
             continue
-        recipe = load_config(file)
+        with warnings.catch_warnings():  # notes are for the run's own file
+            warnings.simplefilter("ignore", ConfigWarning)
+            recipe = load_config(file)
         if _pair(recipe) == _pair(config):
             changed = differences(recipe.dump(), config.dump())
             return [line for line in changed if line.startswith(used) and not line.startswith(_NOT_RECIPE)]

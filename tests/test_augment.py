@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mdistiller_ext.data.augment import (
+    STRONG,
     Augment,
     cut_out,
     random_crop,
@@ -20,8 +21,6 @@ from mdistiller_ext.data.augment import (
     strong_augment,
 )
 from mdistiller_ext.errors import UnknownNameError
-
-STRONG = ["autoaugment", "randaugment", "cutout", "erasing"]
 
 
 def random_images(count: int, height: int = 32, width: int = 32) -> Tensor:
@@ -82,7 +81,7 @@ def test_angles_are_uniform_and_flips_even(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     "augment",
-    [random_crop, random_crop_flip, random_rotate_flip, random_cutout, *([name] for name in STRONG), STRONG],
+    [random_crop, random_crop_flip, random_rotate_flip, random_cutout, *([name] for name in STRONG), list(STRONG)],
     ids=lambda a: "+".join(a) if isinstance(a, list) else a.__name__,
 )
 def test_what_comes_out_depends_on_images_and_generator_alone(augment: Augment | list[str]) -> None:

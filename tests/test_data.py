@@ -11,13 +11,14 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from mdistiller_ext.data import InMemoryDataset, InMemoryLoader, create_loaders
+from mdistiller_ext.data import InMemoryDataset, InMemoryLoader, cifar100, create_loaders
 from mdistiller_ext.data.augment import Augment, crop_flip, random_crop, random_crop_flip
 from mdistiller_ext.data.base import balanced_choice, check_split
 from mdistiller_ext.data.cifar100 import CIFAR100
@@ -252,6 +253,34 @@ def test_mistakes_are_named(squares: str) -> None:
         create(squares, limit=-1)
     with pytest.raises(UnknownNameError, match="did you mean 'glyphs'"):
         create("glyph")
+    with pytest.raises(ConfigError, match=r"image size \(DATASET.IMAGE_SIZE\) must be at most 4096 pixels, got 4097"):
+        create(squares, image_size=4097)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *("abc", 0.5, (0.5, 0.5), (0.5, "0.5", 0.5), (0.5, True, 0.5), [[0.5], [0.5], [0.5]]),
+        *((0.5, torch.nan, 0.5), (0.5, 0.5, torch.inf), (0.5, 0.5, 10**40)),
+    ],
+    ids=str,
+)
+def test_what_is_no_mean_or_deviation_is_refused(squares: str, values: Any) -> None:
+    create = functools.partial(create_loaders, squares, batch_size=4, test_batch_size=4)
+    for name in ("mean", "std"):
+        with pytest.raises(
+            ConfigError, match=r"^mean and std must be three numbers each, on the scale 0..1, std above 0, got "
+        ):
+            create(**{name: values})
+    create(mean=[0, 0.5, 1], std=np.float32([0.5, 0.5, 0.5]).tolist())
+
+
+@pytest.mark.parametrize("strong", ["cutout", 3, {"cutout"}])
+def test_strong_augmentations_are_a_list_of_names(squares: str, strong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"are a list of names, such as \[cutout\]; got "):
+        create_loaders(squares, batch_size=4, test_batch_size=4, strong=strong)
+    with pytest.raises(UnknownNameError, match="unknown augmentation '3'"):
+        create_loaders(squares, batch_size=4, test_batch_size=4, strong=[3])
 
 
 @pytest.mark.parametrize(
@@ -305,24 +334,23 @@ class Archive:
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
-    """Such an archive, which torchvision now takes for the real one; its address leads nowhere."""
+    """Such an archive, which is now taken for the real one; its address leads nowhere."""
     from torchvision import datasets
 
     archive = Archive(tmp_path / "server")
-    monkeypatch.setattr(datasets.CIFAR100, "tgz_md5", hashlib.md5(archive.path.read_bytes()).hexdigest())
+    monkeypatch.setattr(cifar100, "MD5", hashlib.md5(archive.path.read_bytes()).hexdigest())
     monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", archive.md5["train"]]])
     monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", archive.md5["test"]]])
     monkeypatch.setattr(datasets.CIFAR100, "meta", {**datasets.CIFAR100.meta, "md5": archive.md5["meta"]})
     with socket.socket() as free:  # a port that nobody listens on
         free.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(datasets.CIFAR100, "url", f"http://127.0.0.1:{free.getsockname()[1]}/{archive.path.name}")
+        monkeypatch.setattr(cifar100, "URL", f"http://127.0.0.1:{free.getsockname()[1]}/{archive.path.name}")
     return archive
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
     """Serves a folder on this machine under CIFAR-100's address."""
-    from torchvision import datasets
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
@@ -336,7 +364,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/cifar-100-python.tar.gz"
-        monkeypatch.setattr(datasets.CIFAR100, "url", url)
+        monkeypatch.setattr(cifar100, "URL", url)
 
     yield start
     for server in servers:

@@ -122,9 +122,12 @@ def test_imagenet_teachers_have_their_checksum_in_their_name(
     monkeypatch.setattr(download, "pretrained_url", lambda name, dataset: urls[name])
     monkeypatch.setattr(download, "list_models", lambda dataset: ["A", "C"])
     root = tmp_path / "root"
-    for told in ("A: ", "is there already"):
+    for before in (None, b"weights", b"damaged"):  # what lies there is kept if it is whole
+        if before is not None:
+            (root / right.name).write_bytes(before)
         run(monkeypatch, "imagenet_teachers", "--root", root)
-        assert told in capsys.readouterr().out
+        assert capsys.readouterr().out == f"A: {root / right.name}\n"
+        assert (root / right.name).read_bytes() == b"weights"
     assert [path.name for path in root.iterdir()] == [right.name]
     with pytest.raises(CorruptFileError, match="its sha256 is"):
         run(monkeypatch, "imagenet_teachers", "B", "--root", root)

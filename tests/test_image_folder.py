@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import multiprocessing
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mdistiller_ext.data import ImageFolderDataset, WorkerLoader, create_loaders, dataset_entry
+from mdistiller_ext.data.augment import STRONG
 from mdistiller_ext.data.base import Samples, check_samples
-from mdistiller_ext.data.image_transforms import STRONG, training_transform
+from mdistiller_ext.data.image_files import read_image
+from mdistiller_ext.data.image_transforms import training_transform
 from mdistiller_ext.data.loader import mix_seeds
-from mdistiller_ext.data.worker_loader import read_image
 from mdistiller_ext.errors import ConfigError, ConfigWarning, CorruptFileError, MissingFileError, UnknownNameError
 from mdistiller_ext.registry import DATASETS
 
@@ -173,6 +176,31 @@ def test_a_damaged_image_is_one_line_that_names_it(tree: Path, workers: int) -> 
         list(train)
 
 
+@pytest.mark.parametrize("error", [ValueError("one\ntwo"), EOFError(), IndexError("bytes"), MemoryError()])
+def test_whatever_a_decoder_raises_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    write_image(tmp_path / "x.png")
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    for content in (None, (tmp_path / "x.png").read_bytes()):
+        with pytest.raises(CorruptFileError, match=rf"^{tmp_path}/x\.png is no readable image \(") as caught:
+            read_image(tmp_path / "x.png", content)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_closed_loader_has_no_workers_and_can_start_others(tree: Path) -> None:
+    train, _ = create("folder", root=tree, num_workers=1)
+    expected = epoch_of(train, 1)[1]
+    (worker,) = multiprocessing.active_children()
+    train.close()  # type: ignore[union-attr]
+    assert not worker.is_alive()
+    train.close()  # type: ignore[union-attr]
+    assert torch.equal(epoch_of(train, 1)[1], expected)
+    train.close()  # type: ignore[union-attr]
+    assert not multiprocessing.active_children()
+
+
 # ---------------------------------------------------------------------------------------------- strong augmentation
 
 
@@ -256,6 +284,82 @@ def test_folders_that_cannot_be_understood(tmp_path: Path) -> None:
     (tmp_path / "val/b").mkdir()
     with pytest.raises(MissingFileError, match=f"class folder {tmp_path}/val/b holds no images"):
         create("folder", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "folders", "message"),
+    [
+        (["a/1.jpg", "a/2.jpg", "b/1.jpg"], ["c"], "class folder {root}/c holds no images"),
+        (["a/1.jpg", "a/2.jpg", "b/1.jpg"], ["c/inner"], "class folder {root}/c holds no images"),
+        (["a/1.jpg", "b/1.jpg"], [], "every class folder in {root} holds one image; each class needs 2 images"),
+    ],
+)
+def test_what_a_tree_without_a_split_lacks_is_named(
+    tmp_path: Path, images: list[str], folders: list[str], message: str
+) -> None:
+    for image in images:
+        write_image(tmp_path / image)
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(MissingFileError, match=message.format(root=tmp_path)):
+        create("folder", root=tmp_path)
+
+
+def test_a_tree_without_a_split_is_read_at_any_depth(tmp_path: Path) -> None:
+    for image in ("a/1.jpg", "a/in/2.jpg", "b/in/1.jpg", "b/in/deep/2.jpg"):
+        write_image(tmp_path / "some" / image)
+    for image in ("a/images/1.jpg", "a/images/2.jpg", "b/images/1.jpg", "b/images/deep/2.jpg"):
+        write_image(tmp_path / "all" / image)
+    for root in (tmp_path / "some", tmp_path / "all"):
+        train, test = create("folder", root=root)
+        assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1], [0, 1])
+    with pytest.raises(MissingFileError, match="laid out in no way that is understood"):  # two data sets, not two classes
+        create("folder", root=tmp_path)
+
+
+def test_links_are_followed_but_not_in_circles(tree: Path) -> None:
+    (tree / "elsewhere").mkdir()
+    write_image(tree / "elsewhere/more.jpg")
+    (tree / "train/a/link").symlink_to(tree / "elsewhere")
+    (tree / "train/b/link.jpg").symlink_to(tree / "elsewhere/more.jpg")
+    before = [*(f"a/{i:03}.jpg" for i in range(5)), "link/more.jpg", *(f"b/{i:03}.jpg" for i in range(5)), "b/link.jpg"]
+    for target in (".", "..", tree / "train", tree, "link"):
+        link = tree / "train/a/circle"
+        link.symlink_to(target)
+        (tree / "elsewhere/back").symlink_to(tree / "train/a")
+        assert files_of(create("folder", root=tree)[0])[:12] == before
+        link.unlink()
+        (tree / "elsewhere/back").unlink()
+
+
+def test_only_files_are_images(tree: Path) -> None:
+    before = files_of(create("folder", root=tree)[0])
+    os.mkfifo(tree / "train/a/pipe.jpg")
+    (tree / "train/a/dir.png").mkdir()
+    assert files_of(create("folder", root=tree)[0]) == before
+    assert files_of(create("folder", root=tree / "train", test_fraction=0.01)[0])
+    write_image(tree / "train/a/dir.png/x.jpg")
+    assert files_of(create("folder", root=tree)[0]) == [*before[:5], "dir.png/x.jpg", *before[5:]]
+
+
+@pytest.mark.parametrize("name", ["a/gone.jpg", "a/gone", "gone", "a/itself"])
+def test_a_link_that_leads_nowhere_is_named_at_once(tree: Path, name: str) -> None:
+    link = tree / "train" / name
+    link.symlink_to(link if link.name == "itself" else tree / "nothing")
+    for root in (tree, tree / "train"):
+        with pytest.raises(MissingFileError, match=f"^{link} is a link that leads nowhere"):
+            create("folder", root=root)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(folder: Path, scan: Any = os.scandir) -> Any:
+        if folder.name == "b":
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(MissingFileError, match=f"^folder {tree}/train/b cannot be read: Permission denied$"):
+        create("folder", root=tree)
 
 
 def test_several_data_sets_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
@@ -458,8 +562,8 @@ def test_a_users_data_set_of_image_files(tree: Path, monkeypatch: pytest.MonkeyP
         ({"num_classes": 4}, r"has 3 classes, not 4$"),
         ({"num_classes": -1}, "must be 0 .* or more, got -1, 32"),
         ({"image_size": -8}, "must be 0 .* or more, got 0, -8"),
-        ({"mean": (0.5,)}, r"must be three numbers each, std above 0, got \[0.5\] and"),
-        ({"std": (0.5, 0.5, 0.0)}, r"std above 0, got .* and \[0.5, 0.5, 0.0\]"),
+        ({"mean": (0.5,)}, r"must be three numbers each, .*, std above 0, got \(0.5,\) and"),
+        ({"std": (0.5, 0.5, 0.0)}, r"std above 0, got .* and \(0.5, 0.5, 0.0\)"),
         ({"test_fraction": 1.0}, "must lie between 0 and 1, got 1.0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must be 0 .* or more, got -1"),

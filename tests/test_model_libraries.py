@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import torchvision.models as torchvision_models
+from conftest import run_program
 from golden_weights import golden_state_dict
 from torch import nn
 from torch.testing import assert_close
@@ -100,6 +101,24 @@ def test_image_size_that_does_not_fit() -> None:
         create_model("torchvision/maxvit_t")
     with pytest.raises(ConfigError, match=r"vit_h_14 cannot be built for 64x64 images"):
         create_model("torchvision/vit_h_14", dataset="tiny_imagenet")
+
+
+@pytest.mark.parametrize(("name", "network"), [("alexnet", "AlexNet"), ("inception_v3", "Inception3")])
+def test_images_too_small_for_a_network_are_told_before_training(name: str, network: str) -> None:
+    large, small = create_model(f"torchvision/{name}"), create_model("resnet8")
+    message = rf"^{network} cannot take 32x32 images: [^\n]+; give another DATASET.IMAGE_SIZE .* or another model$"
+    for student, teacher in ((large, small), (small, large)):
+        with pytest.raises(ConfigError, match=message):
+            create_distiller("KD", student, teacher).component_names((3, 32, 32))
+
+
+def test_images_too_small_for_a_network_are_told_before_it_is_evaluated(glyphs_root: Path, tmp_path: Path) -> None:
+    torch.save(create_model("torchvision/alexnet").state_dict(), tmp_path / "weights")
+    options = ("-m", "torchvision/alexnet", "-c", tmp_path / "weights", "-d", "glyphs", "DATASET.ROOT", glyphs_root)
+    finished = run_program("eval.py", *options)
+    assert finished.status == 2
+    assert finished.err.startswith("error: AlexNet cannot take 32x32 images: ")
+    assert finished.err.count("\n") == 1
 
 
 def test_names_are_checked() -> None:

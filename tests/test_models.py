@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,8 +225,14 @@ def test_number_of_classes() -> None:
     assert create_model("resnet8")(x)[0].shape == (2, 100)
     assert create_model("resnet8", num_classes=11)(x)[0].shape == (2, 11)
     assert create("imagenet/MobileNetV1", num_classes=12)(x)[0].shape == (2, 12)  # upstream's always has 1000
-    with pytest.raises(ConfigError, match="at least 1"):
-        create_model("resnet8", num_classes=0)
+    assert create_model("resnet8", num_classes=np.int64(11)).fc.out_features == 11
+
+
+@pytest.mark.parametrize("number", [0, -1, "10", 10.0, True, [10]])
+def test_numbers_that_are_none_are_refused(number: Any) -> None:
+    for name in ("num_classes", "image_size"):
+        with pytest.raises(ConfigError, match=rf"^{name} must be a whole number, at least 1, got"):
+            create_model("torchvision/vit_b_16", **{name: number})
 
 
 def test_data_set_names_its_zoo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +257,9 @@ def test_unknown_name_is_answered_with_a_suggestion() -> None:
         create_model("resnet9")
     with pytest.raises(UnknownNameError, match="did you mean 'ResNet18'"):
         create_model("ResNet118")
+    for name in (None, 8, ["resnet8"]):
+        with pytest.raises(UnknownNameError, match="must be text, such as 'resnet8', got"):
+            create_model(name)  # type: ignore[arg-type]
 
 
 def test_importing_the_package_imports_no_network() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +202,13 @@ def test_a_part_that_is_missing_is_named(own: Path, spoil: Callable[[Path], None
         tiny_imagenet_samples(own.parent)
 
 
+def test_only_files_are_images(own: Path) -> None:
+    expected = tiny_imagenet_samples(own.parent)
+    os.mkfifo(own / "train" / WNIDS[0] / "images" / "pipe.JPEG")
+    (own / "val" / "images" / "folder.JPEG").mkdir()
+    assert tiny_imagenet_samples(own.parent) == expected
+
+
 def test_a_part_of_the_classes_will_do(own: Path) -> None:
     (own / "wnids.txt").write_text("\n".join(WNIDS[:2]))
     (own / "val" / "val_annotations.txt").unlink()
@@ -217,9 +225,9 @@ def test_a_part_of_the_classes_will_do(own: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no image or only a part of one"),
-        (b"<html>", "is no image or only a part of one"),
-        (jpeg(np.random.default_rng(0))[:-200], "is no image or only a part of one"),
+        (b"", r"is no readable image \(it is of no known format\)"),
+        (b"<html>", r"is no readable image \(it is of no known format\)"),
+        (jpeg(np.random.default_rng(0))[:-200], r"is no readable image \(image file is truncated"),
         (jpeg(np.random.default_rng(0), size=(65, 64)), "is 65x64 pixels instead of 64x64"),
     ],
 )

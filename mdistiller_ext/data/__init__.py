@@ -11,7 +11,9 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 
 from ..errors import ConfigError, ConfigWarning
@@ -48,6 +50,8 @@ __all__ = [
 Loader = InMemoryLoader | WorkerLoader
 """What `create_loaders` makes: batches on the training device."""
 
+_LARGEST = 4096  # pixels, of an edge that images are brought to; what is more is a slip that would fill the memory
+
 
 def dataset_entry(name: str) -> type[Dataset]:
     """The data set called ``name``. Raises UnknownNameError with the nearest known name."""
@@ -83,7 +87,7 @@ def create_loaders(
         num_classes: how many classes there must be; 0 leaves it to the data set.
         image_size: height and width in pixels that image files are brought to; 0 for the data set's own.
         mean, std: per channel, on the scale 0..1; empty for the data set's own.
-        strong: augmentations that follow the usual ones; see augment.strong_augment and image_transforms.training_transform.
+        strong: names of what follows the usual ones; see augment.strong_augment and image_transforms.training_transform.
         test_fraction: share of every class held out for the test; only for image files that come without a split.
 
     Raises UnknownNameError, ConfigError, MissingFileError or CorruptFileError.
@@ -95,11 +99,15 @@ def create_loaders(
         raise ConfigError(
             f"number of classes and image size must be 0 (the data set's) or more, got {num_classes}, {image_size}"
         )
+    if image_size > _LARGEST:
+        raise ConfigError(f"image size (DATASET.IMAGE_SIZE) must be at most {_LARGEST} pixels, got {image_size}")
     if not 0 < test_fraction < 1:
         raise ConfigError(f"the fraction of test images must lie between 0 and 1, got {test_fraction}")
-    mean, std = mean or dataset.mean, std or dataset.std
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ConfigError(f"mean and std must be three numbers each, std above 0, got {list(mean)} and {list(std)}")
+    mean, std = (
+        own if isinstance(given, Sequence) and not given else given for given, own in ((mean, dataset.mean), (std, dataset.std))
+    )
+    if not (_are_three_numbers(mean) and _are_three_numbers(std) and min(std) > 0):
+        raise ConfigError(f"mean and std must be three numbers each, on the scale 0..1, std above 0, got {mean!r} and {std!r}")
     root = Path(root)
     # What is built from names comes before the files are read: a name may be wrong, and reading takes a while.
     if issubclass(dataset, InMemoryDataset):
@@ -171,6 +179,18 @@ def _list(
             for samples in (train, test)
         )
     return train, test, expected
+
+
+def _are_three_numbers(values: Any) -> TypeGuard[Sequence[float]]:
+    """Whether they are, of a size that float32 can compute with; of NaN no comparison is true."""
+    return (
+        isinstance(values, Sequence)
+        and len(values) == 3
+        and all(
+            isinstance(value, int | float | np.floating) and not isinstance(value, bool) and abs(value) < 1e6
+            for value in values
+        )
+    )
 
 
 def _both(first: Augment, second: Augment) -> Augment:

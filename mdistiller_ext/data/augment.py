@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UnknownNameError, did_you_mean
+from ..errors import ConfigError, UnknownNameError, did_you_mean
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """``(images uint8 [B, C, H, W], generator on the same device) -> images uint8 [B, C, H, W]``"""
@@ -111,13 +111,20 @@ def strong_augment(names: Sequence[str]) -> Augment:
     normalisation, as in GDKD's Cutout; some releases put them behind it, where 0 is the mean colour.
 
     The two policies go image by image: about 5,000 images a second on one CPU core, where crop and cutout do 200,000.
-    Raises UnknownNameError.
+    Raises as check_strong.
     """
-    for name in names:
-        if name not in _STRONG:
-            near = did_you_mean(name, _STRONG)
-            raise UnknownNameError(f"unknown augmentation '{name}'{near or '.'} Known: {', '.join(_STRONG)}")
+    check_strong(names)
     return functools.partial(_in_turn, [_STRONG[name]() for name in names])
+
+
+def check_strong(names: Sequence[str]) -> None:
+    """Raise UnknownNameError unless all ``names`` are of STRONG; ConfigError for what is no list of names."""
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ConfigError(f"strong augmentations (DATASET.STRONG) are a list of names, such as [cutout]; got {names!r}")
+    for name in names:
+        if name not in STRONG:
+            near = did_you_mean(str(name), STRONG)
+            raise UnknownNameError(f"unknown augmentation '{name}'{near or '.'} Known: {', '.join(STRONG)}")
 
 
 def random_cutout(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -182,3 +189,5 @@ _STRONG: dict[str, Callable[[], Augment]] = {
     "cutout": lambda: random_cutout,
     "erasing": _erasing,
 }
+STRONG = tuple(_STRONG)
+"""Names of the augmentations that can follow a data set's own"""

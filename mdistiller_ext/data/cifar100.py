@@ -13,6 +13,12 @@ from ..registry import register_dataset
 from .augment import random_crop_flip
 from .base import InMemoryDataset, Split
 
+URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+MD5 = "eb9058c3a382ffc7106e4002c42a8d85"  # of the archive
+SIZE = 169_001_437  # bytes
+FOLDER = "cifar-100-python"  # it unpacks to
+TEACHERS_URL = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
+
 
 @register_dataset("cifar100")
 class CIFAR100(InMemoryDataset):
@@ -24,9 +30,8 @@ class CIFAR100(InMemoryDataset):
     augment = staticmethod(random_crop_flip)
     teachers = "download_ckpts/cifar_teachers/{model}_vanilla/ckpt_epoch_240.pth"
     teachers_hint = (
-        "python -m mdistiller_ext.download teachers, or by hand: mkdir -p download_ckpts && curl -L "
-        "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar "
-        "| tar -x -C download_ckpts"
+        "python -m mdistiller_ext.download teachers, or by hand: mkdir -p download_ckpts && "
+        f"curl -L {TEACHERS_URL} | tar -x -C download_ckpts"
     )
 
     def load(self, root: Path) -> tuple[Split, Split]:
@@ -35,7 +40,7 @@ class CIFAR100(InMemoryDataset):
 
         files = datasets.CIFAR100.train_list + datasets.CIFAR100.test_list
         files = [*files, [datasets.CIFAR100.meta["filename"], datasets.CIFAR100.meta["md5"]]]
-        folder = root / datasets.CIFAR100.base_folder
+        folder = root / FOLDER
         _download(root, [folder / name for name, _ in files])
         for name, md5 in files:
             if not datasets.utils.check_integrity(folder / name, md5):
@@ -49,9 +54,6 @@ class CIFAR100(InMemoryDataset):
 
 def _download(root: Path, files: list[Path]) -> None:
     """Fetch and unpack the archive unless its files are there. Raises MissingFileError or CorruptFileError."""
-    from torchvision import datasets
-
-    source = datasets.CIFAR100
 
     def there() -> bool:
         return all(file.exists() for file in files)
@@ -59,10 +61,10 @@ def _download(root: Path, files: list[Path]) -> None:
     if there():  # also in a folder that cannot be written
         return
     try:
-        fetch_archive(source.url, root / source.filename, there, md5=source.tgz_md5)
+        fetch_archive(URL, root / Path(URL).name, there, md5=MD5)
     except (MissingFileError, CorruptFileError) as error:
         raise type(error)(
-            f"CIFAR-100 is not in {(root / source.base_folder).absolute()}: {error} (an archive put there is unpacked at the "
+            f"CIFAR-100 is not in {(root / FOLDER).absolute()}: {error} (an archive put there is unpacked at the "
             f"next start; {python_command()} -m mdistiller_ext.download cifar100 takes a mirror's address by --url)"
         ) from error
 

@@ -11,7 +11,7 @@ from .layouts import CUB200, DTD, FOOD101, is_single_tree, read_single_tree, rea
 
 _TEST_FOLDERS = ("val", "test", "valid")  # in the order of preference: a test/ beside a val/ often has no labels
 _ARCHIVES = (CUB200, FOOD101, DTD)
-_SINGLE_TREES = ("256_ObjectCategories", "")  # Caltech-256, and any other
+_CALTECH256 = "256_ObjectCategories"
 
 
 @register_dataset("folder")
@@ -32,15 +32,15 @@ class Folder(ImageFolderDataset):
                 f"To hold out a share of every class for the test, point DATASET.ROOT at {train.absolute()}"
             )
         archives = [archive for archive in _ARCHIVES if archive.find(root) is not None]
-        trees = [root / name for name in _SINGLE_TREES if (root / name).is_dir() and is_single_tree(root / name)]
-        if len(archives) + len(trees) > 1:
-            names = [archive.title for archive in archives] + [tree.name for tree in trees]
+        names = [archive.title for archive in archives] + [_CALTECH256] * (root / _CALTECH256).is_dir()
+        if len(names) > 1:
             raise ConfigError(
                 f"{root.absolute()} holds several data sets ({', '.join(names)}); point DATASET.ROOT at one of them"
             )
         for archive in archives:
             return archive.load(root)
-        for tree in trees:
+        tree = root / _CALTECH256 if names else root
+        if is_single_tree(tree):
             return read_single_tree(tree, test_fraction)
         raise MissingFileError(
             f"the files in {root.absolute()} are laid out in no way that is understood. DATASET.ROOT must hold {_understood()}"
@@ -51,5 +51,5 @@ def _understood() -> str:
     return (
         "train/<class>/<image> with val/, test/ or valid/ beside it; or <class>/<image> for all classes, without a split; or "
         + ", ".join(f"{archive.title} ({' '.join(archive.marks)})" for archive in _ARCHIVES)
-        + " or Caltech-256 (256_ObjectCategories) as they unpack"
+        + f" or Caltech-256 ({_CALTECH256}) as they unpack"
     )

@@ -13,14 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UnknownNameError, did_you_mean
-from .augment import random_cutout
+from .augment import check_strong, random_cutout
 
 Transform = Callable[[Image.Image], Tensor]
 """``PIL image -> uint8 [3, size, size]``"""
-
-STRONG = ("autoaugment", "randaugment", "erasing", "cutout")
-"""Names of the augmentations that can follow crop and flip."""
 
 _ON_TENSORS = ("erasing", "cutout")
 
@@ -32,8 +28,9 @@ def training_transform(size: int, strong: Sequence[str] = ()) -> Transform:
         strong: of ``autoaugment`` (ImageNet's policy), ``randaugment`` (2 operations of magnitude 9), ``erasing`` (a black
             rectangle in a quarter of the images) and ``cutout`` (a black square of half the side, always).
 
-    Raises UnknownNameError.
+    Raises as augment.check_strong.
     """
+    check_strong(strong)
     from torchvision.transforms import v2  # slow to import
 
     steps: list[Any] = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
@@ -61,6 +58,7 @@ def _cutout(image: Tensor) -> Tensor:
 
 
 def _strong_step(name: str) -> Any:
+    """One of augment.STRONG for one image."""
     from torchvision.transforms import v2
 
     if name == "autoaugment":
@@ -69,6 +67,4 @@ def _strong_step(name: str) -> Any:
         return v2.RandAugment(num_ops=2, magnitude=9)
     if name == "erasing":
         return v2.RandomErasing(p=0.25)
-    if name == "cutout":
-        return _cutout
-    raise UnknownNameError(f"unknown augmentation '{name}'{did_you_mean(name, STRONG) or '.'} Known: {', '.join(STRONG)}")
+    return _cutout

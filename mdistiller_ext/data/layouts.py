@@ -1,7 +1,8 @@
 """How trees of image files lie on the disk, and what they say: folder -> training samples, test samples, class names.
 
 Every reader takes the files as the original archive unpacks. Names are sorted before anything is made of their order, which
-the operating system leaves open; hidden files (``._x.jpg``, ``__MACOSX``) are passed over. No image is opened here.
+the operating system leaves open; hidden files (``._x.jpg``, ``__MACOSX``) are passed over. Links are followed, but not in
+circles, and one that leads nowhere is an error. No image is opened here.
 """
 
 from __future__ import annotations
@@ -53,64 +54,116 @@ def read_split_folders(train: Path, test: Path, sort_hint: str) -> Found:
 
 
 def read_single_tree(folder: Path, test_fraction: float) -> Found:
-    """One tree, ``<class>/<image>``: a share of every class is the test set, and at least one image of each stays to train.
+    """One tree, ``<class>/.../<image>``: a share of every class is the test set, and at least one image of each stays to train.
 
     Which images these are follows from the names alone (the order of their hashes), so it is the same on every machine and
-    in every version, and hardly changes when images are added. Raises MissingFileError for a class without images.
+    in every version, and hardly changes when images are added. Raises MissingFileError for a class without images, or if no
+    class has two.
     """
     train: Samples = []
     test: Samples = []
     classes = class_folders(folder)
     for label, name in enumerate(classes):
-        files = images_in(folder / name)
-        if not files:
-            raise MissingFileError(f"class folder {(folder / name).absolute()} holds no images")
+        files = _images_below(folder, name)
         held_out = min(max(round(test_fraction * len(files)), 1), len(files) - 1)
-        test_files = set(sorted(files, key=lambda file: hashlib.sha256(os.fsencode(f"{name}/{file.name}")).digest())[:held_out])
+
+        def by_hash(file: Path, of_class: Path = folder / name) -> bytes:
+            return hashlib.sha256(os.fsencode(f"{of_class.name}/{file.relative_to(of_class).as_posix()}")).digest()
+
+        test_files = set(sorted(files, key=by_hash)[:held_out])
         for file in files:
             (test if file in test_files else train).append((file, label))
+    if not test:
+        raise MissingFileError(
+            f"every class folder in {folder.absolute()} holds one image; each class needs 2 images, one of them for the test"
+        )
     return train, test, classes
 
 
 def is_single_tree(folder: Path) -> bool:
-    """Whether ``folder`` holds two or more folders, all of them with images directly in them."""
-    classes = class_folders(folder)
-    return len(classes) > 1 and all(_has_image(folder / name) for name in classes)
+    """Whether ``folder`` holds two or more folders, one of which has images directly in it, or all in a single inner folder.
+
+    One is enough, so that a class folder without images is told by its name. Images that lie deeper could as well be several
+    data sets beside each other.
+    """
+    classes = [folder / name for name in class_folders(folder)]
+    return len(classes) > 1 and (any(map(images_in, classes)) or all(map(_has_one_folder_of_images, classes)))
+
+
+def _has_one_folder_of_images(folder: Path) -> bool:
+    inner = class_folders(folder)
+    return len(inner) == 1 and len(images_in(folder / inner[0])) > 0
 
 
 def class_folders(folder: Path) -> list[str]:
     """Names of the folders in ``folder``, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name))
+    return [entry.name for entry in _entries(folder) if entry.is_dir()]
 
 
 def images_in(folder: Path) -> list[Path]:
     """Image files directly in ``folder``, sorted."""
-    with os.scandir(folder) as entries:
-        return [folder / name for name in sorted(entry.name for entry in entries if _is_image(entry.name))]
+    return [folder / entry.name for entry in _entries(folder) if _is_image(entry)]
 
 
 def _samples_below(folder: Path, classes: Sequence[str]) -> Samples:
     """The images at any depth in the class folders, as torchvision's ImageFolder finds them."""
-    samples: Samples = []
-    for label, name in enumerate(classes):
-        files = []
-        for parent, folders, names in os.walk(folder / name, followlinks=True):
-            folders[:] = [inner for inner in folders if not _hidden(inner)]
-            files += [Path(parent, file) for file in names if _is_image(file)]
-        if not files:
-            raise MissingFileError(f"class folder {(folder / name).absolute()} holds no images")
-        samples += [(file, label) for file in sorted(files)]
-    return samples
+    return [(file, label) for label, name in enumerate(classes) for file in _images_below(folder, name)]
 
 
-def _has_image(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(_is_image(entry.name) for entry in entries)
+def _images_below(tree: Path, name: str) -> list[Path]:
+    """The images of class ``name``, sorted. Raises MissingFileError if there are none.
+
+    No folder is entered twice, nor one that holds the tree: a link back would give all classes' images to one.
+    """
+    top = tree.resolve()
+    entered = {_identity(folder) for folder in (top, *top.parents)}
+    images: list[Path] = []
+    waiting = [tree / name]
+    while waiting:
+        folder = waiting.pop()
+        identity = _identity(folder)
+        if identity in entered:
+            continue
+        entered.add(identity)
+        for entry in _entries(folder):
+            if entry.is_dir():
+                waiting.append(folder / entry.name)
+            elif _is_image(entry):
+                images.append(folder / entry.name)
+    if not images:
+        raise MissingFileError(
+            f"class folder {(tree / name).absolute()} holds no images (every folder in {tree.absolute()} is taken for a class)"
+        )
+    return sorted(images)
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not _hidden(name)
+def _identity(folder: Path) -> tuple[int, int]:
+    """What tells one folder from another, whatever the path that leads there."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, sorted. Raises MissingFileError if that cannot be told, or a link leads nowhere."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries if not _hidden(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise MissingFileError(f"folder {folder.absolute()} cannot be read: {error.strerror}") from error
+    for entry in found:
+        if entry.is_symlink():
+            try:
+                entry.stat()  # which is kept: that it is asked costs nothing more
+            except OSError as error:
+                raise MissingFileError(
+                    f"{(folder / entry.name).absolute()} is a link that leads nowhere ({error.strerror}); mend it or remove it"
+                ) from error
+    return found
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry has an image's name and is a file: a pipe of that name would be waited for in vain."""
+    return entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
 
 
 def _hidden(name: str) -> bool:

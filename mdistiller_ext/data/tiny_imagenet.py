@@ -6,7 +6,6 @@ a folder of classes, as upstream does, all of them are of one class and the accu
 
 from __future__ import annotations
 
-import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,18 +13,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from ..errors import ConfigWarning, CorruptFileError, MissingFileError, python_command
 from ..registry import register_dataset
 from .augment import random_rotate_flip
 from .base import InMemoryDataset, Samples, Split
+from .image_files import read_image
+from .layouts import images_in
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-FOLDER = "tiny-imagenet-200"  # of the archive
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # of the archive
+SIZE = 248_100_043  # bytes
+FOLDER = "tiny-imagenet-200"  # it unpacks to
 
-_SIZE = 64  # pixels, of an image
+_EDGE = 64  # pixels, of an image
 _CLASSES = 200
 _CHUNK = 250  # files read by one call
 _READERS = 8  # threads; they hide how long a file on a network takes to open
@@ -78,8 +80,8 @@ def _by_class(folder: Path, wnids: list[str]) -> Samples:
     """The images in ``folder/<id>/images`` or ``folder/<id>``."""
     samples: Samples = []
     for label, wnid in enumerate(wnids):
-        inner = folder / wnid / "images"
-        images = sorted((inner if inner.is_dir() else folder / wnid).glob("*.JPEG"))
+        place = next((place for place in (folder / wnid / "images", folder / wnid) if place.is_dir()), None)
+        images = images_in(place) if place else []
         if not images:
             raise _damaged(folder, f"holds no image of class {wnid}")
         samples += [(image, label) for image in images]
@@ -88,7 +90,7 @@ def _by_class(folder: Path, wnids: list[str]) -> Samples:
 
 def _by_annotation(folder: Path, wnids: list[str]) -> Samples:
     """The images in ``folder/images``, by class and name like those of `_by_class`."""
-    images = {image.name: image for image in (folder / "images").glob("*.JPEG")}
+    images = {image.name: image for image in images_in(folder / "images")} if (folder / "images").is_dir() else {}
     annotations = folder / "val_annotations.txt"
     if not annotations.is_file():
         raise _damaged(folder, "holds neither folders of classes nor val_annotations.txt")
@@ -116,7 +118,7 @@ def _read(samples: Samples, part: str) -> Split:
     Threads read and this one decodes. Images are so small that threads which decode wait for each other: with two, on two
     cores, it takes twice as long as with one.
     """
-    images = np.empty((len(samples), 3, _SIZE, _SIZE), np.uint8)
+    images = np.empty((len(samples), 3, _EDGE, _EDGE), np.uint8)
     chunks = [samples[start : start + _CHUNK] for start in range(0, len(samples), _CHUNK)]
     bar = tqdm(samples, f"reading tiny_imagenet, {part}", unit=" images", leave=False, disable=None)
     pool = ThreadPoolExecutor(_READERS)
@@ -135,12 +137,8 @@ def _contents(samples: Samples) -> list[bytes]:
 
 def _decode(content: bytes, path: Path) -> NDArray[np.uint8]:
     """An image, ``[64, 64, 3]``; grey ones have three equal channels."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise _damaged(path, "is no image or only a part of one") from error
-    if pixels.shape != (_SIZE, _SIZE, 3):
+    pixels = np.asarray(read_image(path, content))
+    if pixels.shape != (_EDGE, _EDGE, 3):
         height, width = pixels.shape[:2]
-        raise _damaged(path, f"is {width}x{height} pixels instead of {_SIZE}x{_SIZE}")
+        raise _damaged(path, f"is {width}x{height} pixels instead of {_EDGE}x{_EDGE}")
     return pixels

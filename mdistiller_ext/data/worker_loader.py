@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from ..errors import ConfigError, CorruptFileError, MissingFileError, UserError
+from ..errors import ConfigError, UserError
 from .base import Samples
+from .image_files import read_image
 from .image_transforms import Transform
 from .loader import mix_seeds, normalization
 
@@ -33,7 +34,7 @@ class WorkerLoader:
         samples: image files and labels.
         transform: PIL image (RGB) -> uint8 ``[3, image_size, image_size]``; what it draws, it draws from torch.
         mean, std: per channel, on the scale where 255 is 1.
-        num_workers: processes that read images, started by the first pass and kept; 0 reads them in this one.
+        num_workers: processes that read images, started by the first pass and kept until `close`; 0 reads them in this one.
 
     Raises ConfigError if ``batch_size`` is not positive or ``num_workers`` is negative; a pass raises CorruptFileError or
     MissingFileError for an image that cannot be read.
@@ -84,6 +85,16 @@ class WorkerLoader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next pass yields."""
         self._keys.epoch = epoch
+
+    def close(self) -> None:
+        """End the worker processes now; a pass that is under way cannot go on, and a new one starts others.
+
+        Left to the garbage collector, which may take their queues apart first, it waits 5 seconds for each.
+        """
+        iterator = self._batches._iterator
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
+        self._batches._iterator = None
 
     def __len__(self) -> int:
         """Number of batches; the last one may be smaller (upstream drops none)."""
@@ -146,14 +157,3 @@ class _Batches(Dataset[tuple[Tensor, Tensor] | UserError]):
             # Not torch.manual_seed, which seeds the accelerators too: without workers they are the training's.
             torch.default_generator.manual_seed(seed)
             return self.transform(image)
-
-
-def read_image(path: Path) -> Image.Image:
-    """The image in RGB, whatever it is in the file. Raises CorruptFileError or MissingFileError, naming the file."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path.absolute()} is gone; it was there when the data set was listed") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
-        raise CorruptFileError(f"{path.absolute()} is no readable image ({error}); fetch it again or remove it") from error

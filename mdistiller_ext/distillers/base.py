@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..evaluate import eval_mode
+from ..evaluate import eval_mode, try_images
 from ..losses import standardize
 
 ROLES = ("task", "target", "nontarget", "kd")
@@ -145,10 +145,13 @@ class Distiller(nn.Module):
     def component_names(self, image_shape: tuple[int, int, int]) -> list[str]:
         """The components this method returns, found by trying it on two black images ``[3, H, W]`` in eval mode.
 
-        Raises ConfigError when the method does not take its hyper-parameters or the models' outputs.
+        Raises ConfigError when a model does not take such images, or the method its hyper-parameters or the models' outputs.
         """
         weight = next(self.student.parameters())
         images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)
+        for model in (self.student, self.teacher):
+            if model is not None:
+                try_images(model, images)
         labels = torch.zeros(2, dtype=torch.long, device=weight.device)
         try:
             with eval_mode(self), torch.no_grad():

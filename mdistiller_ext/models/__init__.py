@@ -12,6 +12,7 @@ first asked for one.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,8 @@ def create_model(
 
     Raises:
         UnknownNameError: for a name or data set that nobody registered.
-        ConfigError: if the number of classes is not positive, or neither given nor known from the data set; if timm is
-            not installed; if a network cannot be built for the size of the images.
+        ConfigError: if the number of classes is not positive, or neither given nor known from the data set; if the size of
+            the images is not positive, or a network cannot be built for it; if timm is not installed.
     """
     check_model_name(name, dataset)
     zoo, default_num_classes = _zoo(dataset)
@@ -61,8 +62,9 @@ def create_model(
         num_classes = default_num_classes
     if num_classes is None:
         raise ConfigError(f"data set '{dataset}' has no fixed number of classes; give num_classes")
-    if num_classes < 1:
-        raise ConfigError(f"num_classes must be at least 1, got {num_classes}")
+    for what, number in (("num_classes", num_classes), ("image_size", 1 if image_size is None else image_size)):
+        if not isinstance(number, numbers.Integral) or isinstance(number, bool) or number < 1:
+            raise ConfigError(f"{what} must be a whole number, at least 1, got {number!r}")
     if name.startswith(LIBRARIES):
         from .libraries import create_library_model
 
@@ -76,6 +78,8 @@ def check_model_name(name: str, dataset: str) -> None:
 
     Raises ConfigError for a network of timm where timm is not installed.
     """
+    if not isinstance(name, str):
+        raise UnknownNameError(f"the name of a model must be text, such as 'resnet8', got {name!r}")
     if name.startswith(LIBRARIES):
         from .libraries import check_library_name
 

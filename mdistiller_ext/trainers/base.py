@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +46,13 @@ class Loader(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
     def set_epoch(self, epoch: int) -> None: ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A loader with worker processes to end."""
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -284,6 +291,10 @@ class BaseTrainer:
                 with contextlib.suppress(TrainingError):  # a full disk, perhaps
                     self.logger.close(self.history)
             raise
+        finally:
+            for loader in (self.train_loader, self.test_loader):
+                if isinstance(loader, Closing):
+                    loader.close()
         return self._finish()
 
     def _run_epoch(self, epoch: int) -> None:
