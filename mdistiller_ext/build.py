@@ -20,9 +20,10 @@ from yacs.config import CfgNode
 from . import checkpoint
 from .config import default_config, differences, hyper_parameters, solver_arguments, stream_options
 from .data import Loader, create_loaders
-from .distillers import create_distiller
+from .distillers import Distiller, create_distiller
 from .errors import ConfigError, CorruptFileError, MissingFileError, UserError, listing, python_command
 from .fetch import fetch_torchvision_weights
+from .inference import InferenceNetwork
 from .logger import RunLogger
 from .models import LIBRARIES, check_model_name, create_model, find_architectures, list_models, pretrained_url
 from .registry import DATASETS, DISTILLERS, TRAINERS
@@ -254,6 +255,7 @@ def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader
         limit=data.LIMIT,
         seed=config.EXPERIMENT.SEED,
         device=device,
+        data_device=None if data.DEVICE == "auto" else choose_device(data.DEVICE),
         num_workers=data.NUM_WORKERS,
         num_classes=data.NUM_CLASSES,
         image_size=data.IMAGE_SIZE,
@@ -269,9 +271,41 @@ def build_model(name: str, loader: Loader, *, dataset: str) -> nn.Module:
     return create_model(name, dataset=dataset, num_classes=loader.num_classes, image_size=loader.image_shape[-1])
 
 
-def _place(model: nn.Module, device: torch.device) -> nn.Module:
-    """On the device, in the memory layout in which CPUs and tensor cores convolve fastest; it changes no result."""
-    return model.to(device).to(memory_format=torch.channels_last)
+def _place(model: nn.Module, device: torch.device, config: CfgNode) -> nn.Module:
+    """A network on the device, in the memory layout that is asked for."""
+    layout = torch.channels_last if config.SOLVER.CHANNELS_LAST else torch.contiguous_format
+    return model.to(device).to(memory_format=layout)
+
+
+def _accelerate(distiller: Distiller, config: CfgNode, loader: Loader) -> list[str]:
+    """Prepare the teacher for inference and compile what shall be compiled; notes on what this machine cannot do."""
+    solver, notes = config.SOLVER, []
+    device = next(distiller.parameters()).device
+    if solver.AMP == "bf16" and not _has_bf16(device):
+        distiller.autocast = None
+        notes.append(f"SOLVER.AMP bf16: this {device.type} computes no bfloat16; off")
+    if distiller.teacher is not None:
+        images = torch.zeros(2, *loader.image_shape, device=device)
+        distiller.teacher = InferenceNetwork(distiller.teacher, images, distiller.autocast)
+    if solver.COMPILE:
+        try:
+            torch.compile(torch.sin)(torch.zeros(2, device=device))
+        except Exception as error:  # no C++ compiler, no Triton, an unknown GPU: torch has many ways to say so
+            notes.append(f"SOLVER.COMPILE: torch cannot compile here ({str(error).splitlines()[0]}); off")
+        else:
+            from torch._functorch import config as functorch_config  # slow to import
+
+            # The streams' backward passes share one graph, so the first must not take its buffers.
+            functorch_config.donated_buffer = False
+            for model in filter(None, (distiller.student, distiller.teacher)):
+                model.compile(dynamic=False)
+    return notes
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
 def _used_settings(config: CfgNode) -> tuple[str, ...]:
@@ -303,11 +337,11 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool =
     student, teacher = build_model(settings.STUDENT, train_loader, dataset=dataset), None
     if student_weights is not None:
         load_weights(student, student_weights, other_classes=True)
-    student = _place(student, device)
+    student = _place(student, device, config)
     if teacher_weights is not None:
         teacher = build_model(settings.TEACHER, train_loader, dataset=dataset)
         load_weights(teacher, teacher_weights)
-        teacher = _place(teacher, device)
+        teacher = _place(teacher, device, config)
     distiller = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE)).to(device)
     trainer: BaseTrainer = TRAINERS.get(config.SOLVER.TRAINER)(
         distiller,
@@ -319,6 +353,7 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool =
         config=config.dump(),
         stream_options=stream_options(config, config.SOLVER.TRAINER),
     )
+    notes = _accelerate(distiller, config, train_loader)
     if folder is not None:
         state = prepare_folder(folder, config, resume=resume)
         if state is not None:
@@ -334,4 +369,6 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool =
             wandb_project=config.EXPERIMENT.PROJECT if config.LOG.WANDB else None,
             settings=config,
         )
+        for note in notes:
+            trainer.logger.note(note)
     return trainer

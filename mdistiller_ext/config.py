@@ -46,6 +46,7 @@ def default_config() -> CfgNode:
             "TYPE": "cifar100",
             "ROOT": "./data",
             "LIMIT": 0,  # keep this many training and test images; 0 keeps all
+            "DEVICE": "auto",  # that keeps data which fit in memory: the training device, or cpu
             "NUM_WORKERS": 2,  # for data sets that do not fit in memory
             "TEST": {"BATCH_SIZE": 64},
             "STRONG": [],  # augmentations after the usual ones: autoaugment, randaugment, cutout, erasing
@@ -70,6 +71,8 @@ def default_config() -> CfgNode:
             "TYPE": "SGD",
             "BATCH_SIZE": 64,
             "DEVICE": "auto",  # cuda or mps where there is one, else cpu
+            "CHANNELS_LAST": True,  # the memory layout in which CPUs and tensor cores convolve fastest
+            "COMPILE": False,  # torch.compile student and teacher: a minute at first, faster then
             **_settings(BaseTrainer.__init__, skip=_NOT_SETTINGS),
         },
         "LOG": {

@@ -11,23 +11,33 @@ class Averages:
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._sums: Tensor | None = None
-        self._count = 0
+        self.sums: Tensor | None = None
+        self.count = 0
 
     def update(self, sums: dict[str, Tensor], count: int) -> None:
         """Add a batch of ``count`` samples: the sums over it, 0-d tensors."""
+        self.add(sums)
+        self.count += count
+
+    def add(self, sums: dict[str, Tensor]) -> None:
+        """The part of ``update`` that happens on the device; ``count`` is the caller's to raise."""
         stacked = torch.stack([value.detach() for value in sums.values()])
         # float64 counts hits exactly; MPS has none
         stacked = stacked.to(torch.float32 if stacked.device.type == "mps" else torch.float64)
         self._names = self._names or list(sums)
-        self._sums = stacked if self._sums is None else self._sums.add_(stacked)
-        self._count += count
+        self.sums = stacked if self.sums is None else self.sums.add_(stacked)
+
+    def reset(self) -> None:
+        """Start again from nothing, in the same memory."""
+        self.count = 0
+        if self.sums is not None:
+            self.sums.zero_()
 
     def read(self) -> dict[str, float]:
         """The means so far. Synchronises with the device."""
-        if self._sums is None:
+        if self.sums is None:
             return {}
-        return {name: total / self._count for name, total in zip(self._names, self._sums.tolist(), strict=True)}
+        return {name: total / self.count for name, total in zip(self._names, self.sums.tolist(), strict=True)}
 
 
 def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -38,6 +38,9 @@ class ComponentSGD(Optimizer):
 
     A parameter's first absorbed gradient is its buffer (no dampening), as in torch.optim.SGD. Which streams reach a
     parameter is learned from the steps already taken, so no gradient has to be kept until all of them are known.
+
+    ``device_lr()`` keeps each group's learning rate on the device too, for a step that is captured once and replayed while
+    the rate changes.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class ComponentSGD(Optimizer):
         self._check_stream(self.decay_on, momentum)
         # Streams absorbed since the last step, and the parameters that each one reached.
         self._reached: dict[str, set[Tensor]] = {}
+        self._device_lr: list[Tensor] = []  # of each group, once they are asked for
+        self._filled_with: list[float] = []
         super().__init__(
             params,
             {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "partial_momentum": partial_momentum},
@@ -81,7 +86,24 @@ class ComponentSGD(Optimizer):
         self._reached = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"decay_on": self.decay_on, "_reached": self._reached}
+        own = {"decay_on": self.decay_on, "_reached": self._reached, "_device_lr": [], "_filled_with": []}
+        return super().__getstate__() | own
+
+    def device_lr(self, on: bool = True) -> None:
+        """Bring the copies of the learning rates on the device up to date, from now on the ones that ``step`` reads.
+
+        Once before each step whose rate may have changed; nothing is synchronised. ``on=False`` goes back to the groups' own.
+        """
+        if not on:
+            self._device_lr, self._filled_with = [], []
+            return
+        if not self._device_lr:
+            self._device_lr = [torch.zeros((), device=group["params"][0].device) for group in self.param_groups]
+            self._filled_with = [0.0] * len(self.param_groups)
+        for index, group in enumerate(self.param_groups):
+            if group["lr"] != self._filled_with[index]:
+                self._device_lr[index].fill_(group["lr"])
+                self._filled_with[index] = group["lr"]
 
     def _check_same_streams(self, momentum: dict[str, float]) -> None:
         if momentum.keys() != self.defaults["momentum"].keys():
@@ -142,12 +164,14 @@ class ComponentSGD(Optimizer):
                     f"stream being one of: {', '.join(streams)}"
                 )
             self.absorb(streams[0])
-        for group in self.param_groups:
+        for index, group in enumerate(self.param_groups):
             self._decay(group)
             for stream, reached in self._reached.items():
                 moved = [p for p in group["params"] if p in reached]
-                if moved:
-                    buffers = [self.state[p]["momentum_buffers"][stream] for p in moved]
+                buffers = [self.state[p]["momentum_buffers"][stream] for p in moved]
+                if moved and self._device_lr:
+                    torch._foreach_sub_(moved, torch._foreach_mul(buffers, self._device_lr[index]))
+                elif moved:
                     torch._foreach_add_(moved, buffers, alpha=-group["lr"])
         self._reached = {}
         return loss

@@ -21,7 +21,10 @@ from .errors import ConfigWarning, MissingFileError, UnknownNameError, run_comma
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # Settings that change no result, or only how a run is kept.
-_NOT_RECIPE = ("DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.TEST.", "DISTILLER.TEACHER_CKPT", "SOLVER.DEVICE")
+_NOT_RECIPE = (
+    *("DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DEVICE", "DATASET.TEST.", "DISTILLER.TEACHER_CKPT"),
+    *("SOLVER.DEVICE", "SOLVER.COMPILE", "SOLVER.CHANNELS_LAST", "SOLVER.CUDA_GRAPH"),
+)
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,8 @@ def test_solver_arguments_are_all_settings() -> None:
         "warmup_factor",
         "momentum",
         "weight_decay",
+        "amp",
+        "cuda_graph",
     }
 
 

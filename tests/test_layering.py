@@ -16,7 +16,7 @@ from mdistiller_ext.registry import DISTILLERS, TRAINERS
 PACKAGE = "mdistiller_ext"
 LEVELS = {
     0: {"errors", "registry", "losses", "optim"},
-    1: {"meters", "evaluate", "checkpoint", "fetch", "curves", "tensorboard", "logger", "upstream"},
+    1: {"meters", "evaluate", "checkpoint", "fetch", "curves", "tensorboard", "inference", "logger", "upstream"},
     2: {"models", "data"},
     3: {"distillers"},
     4: {"trainers"},
@@ -34,6 +34,7 @@ ONLY = {
     "losses": set(),
     "optim": {"errors"},
     "fetch": {"errors"},
+    "inference": set(),
     "upstream": {"errors"},
     "published": {"errors", "config"},
     "distillers": {"errors", "registry", "losses", "evaluate"},

@@ -68,6 +68,7 @@ def create_loaders(
     limit: int = 0,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    data_device: str | torch.device | None = None,
     num_workers: int = 2,
     num_classes: int = 0,
     image_size: int = 0,
@@ -82,6 +83,8 @@ def create_loaders(
         root: folder of the files.
         limit: keep this many training and this many test images, taken in turn from every class; 0 keeps all.
         seed: of order and augmentation, not of the data.
+        device: where batches go.
+        data_device: where images lie that are kept in memory, ``device`` by default.
         num_workers: processes that read images, for each loader, but no more than there are cores; data sets in memory
             need none.
         num_classes: how many classes there must be; 0 leaves it to the data set.
@@ -113,8 +116,9 @@ def create_loaders(
     if issubclass(dataset, InMemoryDataset):
         augment = _both(dataset.augment, strong_augment(strong)) if strong else dataset.augment
         train_split, test_split = _load(dataset, name, root, limit, num_classes, image_size)
-        in_memory = functools.partial(InMemoryLoader, num_classes=dataset.num_classes, mean=mean, std=std)
-        (images, labels), (test_images, test_labels) = [(x.to(device), y.to(device)) for x, y in (train_split, test_split)]
+        in_memory = functools.partial(InMemoryLoader, num_classes=dataset.num_classes, mean=mean, std=std, device=device)
+        keep_on = device if data_device is None else data_device
+        (images, labels), (test_images, test_labels) = [(x.to(keep_on), y.to(keep_on)) for x, y in (train_split, test_split)]
         return (
             in_memory(images, labels, batch_size=batch_size, augment=augment, shuffle=True, seed=seed),
             in_memory(test_images, test_labels, batch_size=test_batch_size),

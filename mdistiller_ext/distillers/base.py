@@ -82,6 +82,8 @@ class Distiller(nn.Module):
     config_keys: ClassVar[dict[str, str]] = {}
     # The students of how many last epochs are averaged at the end of training; 0 is none.
     average_last: int = 0
+    # What the student's forward pass computes in where that is no loss of accuracy (torch.autocast); losses are in float32.
+    autocast: torch.dtype | None = None
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().__init__()
@@ -105,7 +107,9 @@ class Distiller(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor, progress: Progress) -> tuple[Output, dict[str, Tensor]]:
         """Images ``[N, 3, H, W]``, labels ``[N]`` -> the student's output and the loss components."""
-        student = _run(self.student, images)
+        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+            student = _run(self.student, images)
+        student = student._replace(logits=student.logits.to(images.dtype))
         # Without a teacher the student stands in: losses() of such a method does not look at it.
         teacher = student
         if self.teacher is not None:

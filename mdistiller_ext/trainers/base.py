@@ -7,6 +7,7 @@ and with what momentum. Everything else is here. It knows no concrete method and
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import random
 import time
@@ -30,10 +31,13 @@ from ..logger import RunLogger
 from ..meters import Averages, top_k_hits
 from ..optim import ComponentSGD
 from ..registry import DISTILLERS, TRAINERS, Registry, register_trainer
+from .graph import GraphedStep
 
 
 class Loader(Protocol):
     """What the loop needs of a data loader: whole batches on the training device, a pure function of the epoch."""
+
+    batch_size: int
 
     @property
     def num_images(self) -> int: ...
@@ -149,6 +153,8 @@ class BaseTrainer:
         folder: run folder for checkpoints; None keeps nothing.
         logger: where records go; None is silent.
         config: the run's configuration as text, kept in its checkpoints.
+        amp: ``bf16`` runs the student's forward pass under autocast; losses, gradients and weights stay float32.
+        cuda_graph: on a CUDA device, capture the step as one graph.
         merge: train streams of equal momentum as one: fewer backward passes, and the same result for parameters that all
             streams reach, or only one.
         stream_options: keyword arguments of :meth:`streams`.
@@ -170,6 +176,8 @@ class BaseTrainer:
         warmup_factor: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 0.0001,
+        amp: Literal["none", "bf16"] = "none",
+        cuda_graph: bool = True,
         save_checkpoint_freq: int = 0,
         folder: Path | None = None,
         logger: RunLogger | None = None,
@@ -221,11 +229,17 @@ class BaseTrainer:
             )
             self.scheduler = schedulers.LambdaLR(self.optimizer, rule)
 
+        if amp not in ("none", "bf16"):
+            raise ConfigError(f"SOLVER.AMP must be none or bf16, not '{amp}'")
+        distiller.autocast = torch.bfloat16 if amp == "bf16" else None
         self.device = next(distiller.parameters()).device
+        self.graph_wanted = cuda_graph and self.device.type == "cuda"
+        self.graph: GraphedStep | None = None
         self.progress = Progress(1, epochs, self.device)
         self.epoch = 0  # epochs completed
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.averages = Averages()
         self.average: AveragedModel | None = None
         self.teacher_top1: float | None = None
 
@@ -266,9 +280,46 @@ class BaseTrainer:
             loss.backward(retain_graph=stream is not self.active_streams[-1])
             self.optimizer.absorb(stream.name)
         self.optimizer.step()
+        return student.logits.detach(), {name: value.detach() for name, value in losses.items()}
+
+    def _counted_step(self, images: Tensor, labels: Tensor) -> None:
+        """``train_step``, its losses and hits added to the epoch's: all that happens on the device for a batch."""
+        logits, losses = self.train_step(images, labels)
+        sums = {name: loss * len(labels) for name, loss in losses.items()}
+        self.averages.add(sums | {"train_top1": top_k_hits(logits, labels, 1)})
+
+    def _train_batch(self, images: Tensor, labels: Tensor) -> None:
+        """One batch, in the quickest way there is."""
+        if self.graph is not None:
+            self.optimizer.device_lr()
+            self.graph(images, labels)
+        else:
+            if self.graph_wanted and self.averages.count and len(labels) == self.train_loader.batch_size:
+                self._capture(images, labels)  # the step before has made all that it needs
+                if self.graph is not None:
+                    return self._train_batch(images, labels)
+            self._counted_step(images, labels)
+        self.averages.count += len(labels)
         if self.scheduler_steps_each_batch:
             self.scheduler.step()
-        return student.logits.detach(), {name: value.detach() for name, value in losses.items()}
+        return None
+
+    def _capture(self, images: Tensor, labels: Tensor) -> None:
+        """Make the step a CUDA graph, or say why it is none."""
+        self.graph_wanted = False
+        self.optimizer.device_lr()
+        try:
+            self.graph = GraphedStep(self._counted_step, images, labels, self._step_state())
+        except RuntimeError as error:
+            self.optimizer.device_lr(on=False)
+            self._note(f"no CUDA graph: {str(error).splitlines()[0]}")
+
+    def _step_state(self) -> list[Tensor]:
+        """Every tensor that a step changes."""
+        tensors = itertools.chain(self.distiller.named_parameters(), self.distiller.named_buffers())
+        learned = [tensor for name, tensor in tensors if not name.startswith("teacher.")]
+        momenta = [buffer for state in self.optimizer.state.values() for buffer in state["momentum_buffers"].values()]
+        return [*learned, *momenta, *([] if self.averages.sums is None else [self.averages.sums])]
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -322,8 +373,7 @@ class BaseTrainer:
         self.progress.set_epoch(epoch)
         self.distiller.train()
         rate = self.optimizer.param_groups[0]["lr"]
-        averages = Averages()
-        images_done = 0
+        self.averages.reset()
         started = read_at = time.perf_counter()
         means: dict[str, float] = {}
         bar = tqdm(
@@ -333,17 +383,13 @@ class BaseTrainer:
             disable=None if self.logger is not None else True,  # None: off where the output is no terminal
         )
         for step, (images, labels) in enumerate(bar, start=1):
-            logits, losses = self.train_step(images, labels)
-            count = len(labels)
-            sums = {name: loss * count for name, loss in losses.items()}
-            averages.update(sums | {"train_top1": top_k_hits(logits, labels, 1)}, count)
-            images_done += count
+            self._train_batch(images, labels)
             now = time.perf_counter()
             if step == len(self.train_loader) or now - read_at > 2:  # reading synchronises with the device
-                means, read_at = averages.read(), now
+                means, read_at = self.averages.read(), now
                 self._check_finite(means, epoch, step)
                 parts = {name: f"{value:.3f}" for name, value in means.items() if "/" in name}
-                speed = images_done / (now - started)
+                speed = self.averages.count / (now - started)
                 bar.set_postfix(parts | {"top1": f"{means['train_top1']:.1f}", "img/s": f"{speed:.0f}"}, refresh=False)
         if not self.scheduler_steps_each_batch:
             self.scheduler.step()

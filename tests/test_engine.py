@@ -1,0 +1,336 @@
+"""Every switch for speed computes what the plain path computes, and what a machine cannot do is said and left off."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mdistiller_ext import build, inference
+from mdistiller_ext.build import build_trainer
+from mdistiller_ext.config import load_config
+from mdistiller_ext.data import InMemoryLoader
+from mdistiller_ext.errors import ConfigError
+from mdistiller_ext.inference import InferenceNetwork, fold_batch_norm
+from mdistiller_ext.meters import Averages
+from mdistiller_ext.models import create_model
+from mdistiller_ext.optim import ComponentSGD
+from mdistiller_ext.trainers import BaseTrainer
+from mdistiller_ext.trainers import graph as graphs
+
+STEPS = 20
+PLAIN = ["SOLVER.CHANNELS_LAST", False]
+
+
+def trainer_for(tiny: list[str], *overrides: Any) -> BaseTrainer:
+    """DeepKD at a rate at which roundings do not grow: at the recipes' own, a change of the last bit is 1e-4 after 20 steps."""
+    settings = ["DATASET.LIMIT", STEPS * 16, "SOLVER.BATCH_SIZE", 16, "DISTILLER.TYPE", "DEEPKD", "SOLVER.TRAINER", "deepkd"]
+    settings += ["SOLVER.LR", 3e-4, "SOLVER.DEEPKD.DELTA_NCG", 0.05]
+    return build_trainer(load_config(None, [*tiny, *settings, *overrides]))
+
+
+def losses(trainer: BaseTrainer) -> Tensor:
+    """The loss components of one epoch's steps, ``[steps, components]``."""
+    trainer.distiller.train()
+    trainer.train_loader.set_epoch(1)
+    rows = []
+    for images, labels in trainer.train_loader:
+        _, components = trainer.train_step(images.to(next(trainer.distiller.student.parameters()).dtype), labels)
+        rows.append(torch.stack(list(components.values())).double())
+    return torch.stack(rows)
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    return float(((a.sum(1) - b.sum(1)).abs() / b.sum(1)).max())
+
+
+@pytest.fixture
+def unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A teacher as it was trained: InferenceNetwork folds nothing."""
+    monkeypatch.setattr(inference, "fold_batch_norm", lambda model, images: model)
+
+
+@pytest.fixture
+def plain_losses(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "fold_batch_norm", lambda model, images: model)
+        return losses(trainer_for(tiny, *PLAIN))
+
+
+@pytest.mark.usefixtures("unfolded")
+def test_channels_last_changes_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
+    trainer = trainer_for(tiny)
+    weight = trainer.distiller.student.layer1[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    found = losses(trainer)
+    assert found.shape[0] == STEPS
+    assert 0 < largest_difference(found, plain_losses) < 1e-5  # not the same code twice
+
+
+def test_the_folded_teacher_changes_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
+    trainer = trainer_for(tiny, *PLAIN)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in trainer.distiller.teacher.modules())
+    assert 0 < largest_difference(losses(trainer), plain_losses) < 1e-5
+
+
+@pytest.mark.usefixtures("unfolded")
+def test_data_elsewhere_change_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
+    assert torch.equal(losses(trainer_for(tiny, *PLAIN, "DATASET.DEVICE", "cpu")), plain_losses)
+
+
+def test_compilation_changes_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
+    """Where torch finds a C++ compiler; elsewhere it is said and left off, which is tested below."""
+    trainer = trainer_for(tiny, *PLAIN, "SOLVER.COMPILE", True)
+    if trainer.distiller.student._compiled_call_impl is None:
+        pytest.skip("torch finds no C++ compiler here")
+    assert largest_difference(losses(trainer), plain_losses) < 1e-5
+    assert not any(name.startswith("_orig_mod") for name in trainer.distiller.student.state_dict())
+
+
+def test_in_float64_all_of_it_is_exact_at_a_recipes_rate(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What float32 shows after 20 steps are grown roundings: in float64 the two layouts agree to 1e-9 at a rate of 0.05."""
+    monkeypatch.setattr(inference, "fold_batch_norm", lambda model, images: model)  # folded in float32 before it is float64
+    trainers = [trainer_for(tiny, "SOLVER.LR", 0.05, *layout) for layout in ([], PLAIN)]
+    found, expected = (losses(trainer) for trainer in trainers if trainer.distiller.double())
+    assert 0 < largest_difference(found, expected) < 1e-9
+
+
+# ---- bfloat16 -----------------------------------------------------------------------------------------------------
+
+
+def test_bf16_is_near_float32_and_losses_and_weights_stay_float32(tiny: list[str], plain_losses: Tensor) -> None:
+    trainer = trainer_for(tiny, "SOLVER.AMP", "bf16")
+    if trainer.distiller.autocast is None:
+        pytest.skip("this CPU computes no bfloat16")
+    seen: list[torch.dtype] = []
+    trainer.distiller.student.layer1[0].conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    found = losses(trainer)
+    assert set(seen) == {torch.bfloat16}
+    assert 1e-5 < largest_difference(found, plain_losses) < 0.02
+    assert {p.dtype for p in trainer.distiller.student.parameters()} == {torch.float32}
+    assert {p.dtype for p in trainer.distiller.teacher.parameters()} == {torch.bfloat16}
+    images, labels = next(iter(trainer.train_loader))
+    output, components = trainer.distiller(images, labels, trainer.progress)
+    assert output.logits.dtype == torch.float32
+    assert {value.dtype for value in components.values()} <= {torch.float32, torch.float64}
+
+
+def test_bf16_trains_and_is_evaluated_in_float32(tiny: list[str]) -> None:
+    trainer = trainer_for(tiny, "SOLVER.AMP", "bf16", "DATASET.LIMIT", 32, "SOLVER.EPOCHS", 1)
+    summary = trainer.train()
+    images, _ = next(iter(trainer.test_loader))
+    with torch.no_grad():
+        logits, _ = trainer.distiller.student.eval()(images)
+    assert logits.dtype == torch.float32
+    assert 0 <= summary["last_top1"] <= 100
+
+
+def test_a_machine_without_bfloat16_says_so_and_trains_in_float32(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "_has_bf16", lambda device: False)
+    folder = Path(tiny[tiny.index("LOG.PREFIX") + 1]) / "run"
+    config = load_config(None, [*tiny, "DISTILLER.TYPE", "KD", "SOLVER.AMP", "bf16"])
+    trainer = build_trainer(config, folder)
+    assert trainer.distiller.autocast is None
+    assert trainer.distiller.teacher.dtype is None
+    assert "SOLVER.AMP bf16: this cpu computes no bfloat16; off" in capsys.readouterr().out
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_compiler(function: Any) -> Any:
+        raise RuntimeError("no C++ compiler found\nmore")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    folder = Path(tiny[tiny.index("LOG.PREFIX") + 1]) / "run"
+    trainer = build_trainer(load_config(None, [*tiny, "DISTILLER.TYPE", "KD", "SOLVER.COMPILE", "True"]), folder)
+    assert trainer.distiller.student._compiled_call_impl is None
+    assert "torch cannot compile here (no C++ compiler found); off" in capsys.readouterr().out
+
+
+def test_an_unknown_precision_is_refused(tiny: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"SOLVER\.AMP must be none or bf16, not 'fp16'"):
+        trainer_for(tiny, "SOLVER.AMP", "fp16")
+
+
+# ---- the teacher --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet8x4", "wrn_16_1", "vgg8", "ResNet18", "MobileNetV2", "ShuffleV1", "ShuffleV2"])
+def test_folding_keeps_every_output(name: str) -> None:
+    model = create_model(name).double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    before = copy.deepcopy(model.state_dict())
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    folded = fold_batch_norm(model, images)
+    count = [sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) for network in (model, folded)]
+    # What is left follows no convolution: a pre-activation block begins with it. VGG's slices of blocks cannot be traced.
+    assert count[1] < count[0] or name == "vgg8"
+    (logits, features), (expected, expected_features) = folded(images), model(images)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+    for key in expected_features:
+        torch.testing.assert_close(features[key], expected_features[key], rtol=1e-10, atol=1e-10)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_network_that_cannot_be_folded_is_kept() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+            x = self.bn(self.conv(x)).mean((2, 3))
+            return (x if x.sum() > 0 else -x), {}
+
+    images = torch.randn(2, 3, 8, 8)
+    for model in (Branching(), create_model("torchvision/shufflenet_v2_x0_5", num_classes=4)):  # the latter's hook is lost
+        model.eval()
+        kept = fold_batch_norm(model, images)
+        logits, features = kept(images)
+        assert features == {}
+        torch.testing.assert_close(logits, model(images)[0])
+
+
+def test_a_fold_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(model: nn.Module) -> nn.Module:
+        model = copy.deepcopy(model)
+        model.fc.bias.data += 1
+        return model
+
+    monkeypatch.setattr(inference, "fuse", wrong)
+    model = create_model("resnet8").eval()
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(fold_batch_norm(model, images)(images)[0], model(images)[0])
+
+
+def test_a_half_precision_teacher_gives_float32_logits() -> None:
+    model = create_model("resnet8").eval()
+    images = torch.randn(4, 3, 32, 32)
+    logits, features = InferenceNetwork(model, images, torch.bfloat16)(images)
+    assert logits.dtype == torch.float32
+    assert features["pooled_feat"].dtype == torch.bfloat16
+    torch.testing.assert_close(logits, model(images)[0], rtol=0.05, atol=0.05)
+
+
+# ---- the captured step --------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """A stand-in for a CUDA graph: what runs under it is kept as a function and run again by ``replay``."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self.function: Callable[[], None] | None = None
+
+    def replay(self) -> None:
+        assert self.function is not None
+        self.replays += 1
+        self.function()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def capture(step: graphs.GraphedStep) -> None:
+        for _ in range(3):
+            step.step(step.images, step.labels)
+        step.graph = Recorded()  # type: ignore[assignment]
+        step.graph.function = lambda: step.step(step.images, step.labels)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(graphs.GraphedStep, "_capture", capture)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("schedule", ["step", "onecycle"])
+def test_the_captured_step_trains_as_the_plain_one(tiny: list[str], schedule: str) -> None:
+    """Trial steps leave no trace, the rate follows the schedule, and a smaller last batch is trained as it is."""
+    settings = ["DATASET.LIMIT", 40, "SOLVER.BATCH_SIZE", 16, "SOLVER.LR_SCHEDULER", schedule, "SOLVER.LR_DECAY_STAGES", "[1]"]
+    plain, captured = trainer_for(tiny, *settings), trainer_for(tiny, *settings)
+    captured.graph_wanted = True
+    plain.train()
+    captured.train()
+    assert captured.graph is not None
+    assert captured.graph.graph.replays == 1 + 5  # one to check; of 3 epochs of 2 whole batches all but the very first
+    for row, expected in zip(captured.history, plain.history, strict=True):
+        assert row == pytest.approx(expected, rel=1e-5)
+    for a, b in zip(captured.distiller.student.parameters(), plain.distiller.student.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_replay_that_does_something_else_is_not_used(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recorded, "replay", lambda self: None)
+    trainer = trainer_for(tiny, "DATASET.LIMIT", 48)
+    trainer.graph_wanted = True
+    notes: list[str] = []
+    monkeypatch.setattr(trainer, "_note", notes.append)
+    plain = trainer_for(tiny, "DATASET.LIMIT", 48)
+    plain.train()
+    trainer.train()
+    assert trainer.graph is None
+    assert [note for note in notes if note.startswith("no CUDA graph: its replay ends 1.0e+00 of the step's length")] == notes[
+        1:
+    ]
+    assert trainer.history == plain.history
+
+
+def test_on_a_cpu_nothing_is_captured(tiny: list[str]) -> None:
+    trainer = trainer_for(tiny)
+    assert not trainer.graph_wanted
+
+
+def test_rates_on_the_device_are_the_schedules() -> None:
+    """Both ways of reading the rate move the weights alike, and the copy is filled only when the rate changes."""
+    torch.manual_seed(0)
+    weights = [torch.randn(5), torch.randn(3, 2)]
+    optimizers = []
+    for on_device in (False, True):
+        parameters = [nn.Parameter(weight.clone()) for weight in weights]
+        optimizer = ComponentSGD(parameters, 0.1, {"task": 0.8, "kd": 0.9}, weight_decay=0.01)
+        generator = torch.Generator().manual_seed(1)
+        for step in range(6):
+            optimizer.param_groups[0]["lr"] = 0.1 / (1 + step // 2)
+            if on_device:
+                optimizer.device_lr()
+            for stream in ("task", "kd"):
+                for parameter in parameters:
+                    parameter.grad = torch.randn(parameter.shape, generator=generator)
+                optimizer.absorb(stream)
+            optimizer.step()
+        optimizers.append(parameters)
+    for a, b in zip(*optimizers, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_averages_start_again_in_the_same_memory() -> None:
+    averages = Averages()
+    averages.update({"loss": torch.tensor(6.0)}, 2)
+    memory = averages.sums
+    averages.reset()
+    averages.update({"loss": torch.tensor(4.0)}, 4)
+    assert averages.sums is memory
+    assert averages.read() == {"loss": 1.0}
+
+
+# ---- data ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_device_of_the_data_and_of_the_batches_may_differ() -> None:
+    images = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8)
+    loader = InMemoryLoader(images, torch.arange(5), batch_size=2, mean=(0.5,) * 3, std=(0.5,) * 3, device="meta")
+    assert [batch.device.type for batch, _ in loader] == ["meta"] * 3
+    assert loader.images.device.type == "cpu"
