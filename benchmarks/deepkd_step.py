@@ -1,48 +1,59 @@
-"""Seconds for one DeepKD training step, ours against the official way, resnet32x4 to resnet8x4, batch 64, fp32.
+"""Seconds for one DeepKD training step on the CPU, resnet32x4 to resnet8x4, batch 64: the official way, and ours part by part.
 
     python -m benchmarks.deepkd_step
 
 The official way, written out below as a plain reference: probabilities and -1000 masks in the losses, three backward
-passes, gradients set aside between them, an update tensor by tensor. Ours: DeepKD and DeepKDTrainer as ``train.py`` builds
-them, dynamic top-k mask included. Both start from the same weights and take turns in one process. Before timing, the two are
-checked to compute the same: with the release's rule, no mask and no weight decay (which the release takes from weights that
-the step has already moved), the students agree in float64 after three steps.
+passes, gradients set aside between them, an update tensor by tensor. Ours: the recipe of ``configs/``, built as ``train.py``
+builds it, with what makes it fast taken away and put back one by one; each line adds to the line before
+(bf16 to the folded teacher, where compile stands between). The last line is a
+step of KD with the base trainer, built as the line above it: what DeepKD itself costs. All start from the same weights and
+take turns in one process. Before timing, the two ways are checked to compute the same: with the release's rule, no mask and
+no weight decay (which the release takes from weights that the step has already moved), the students agree in float64 after
+three steps. Reading images and testing are left out; see benchmarks.epoch.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
+from mdistiller_ext.build import _accelerate, _has_bf16, _place
+from mdistiller_ext.config import hyper_parameters, load_config, solver_arguments, stream_options
 from mdistiller_ext.data import InMemoryLoader
 from mdistiller_ext.distillers import create_distiller
 from mdistiller_ext.models import create_model
-from mdistiller_ext.trainers.deepkd import DeepKDTrainer
+from mdistiller_ext.registry import TRAINERS
+from mdistiller_ext.trainers.base import BaseTrainer
 
+from .common import compare, hardware, our_loader, print_comparison, print_hardware, random_split, save
+
+RECIPES = Path(__file__).parents[1] / "configs" / "cifar100"
 MOMENTUM = {"task": 0.825, "target": 0.825, "nontarget": 0.975}  # as the release's optimizer uses them
 LR, DECAY, TEMPERATURE, BETA = 0.05, 5e-4, 4.0, 8.0
 
-Step = Callable[[Tensor, Tensor], object]
+BF16 = {"SOLVER.AMP": "bf16"}
+COMPILE = {"SOLVER.COMPILE": True}
+FOLDED = "+ folded teacher"  # the line that bf16 adds to, compiled or not
 
 
 class OfficialStep:
     """DeepKD as released: three streams, three backward passes."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, decay: float) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, decay: float = DECAY) -> None:
         self.student, self.teacher, self.decay = student.train(), teacher.eval(), decay
         self.parameters = list(student.parameters())
         self.buffers: dict[str, list[Tensor]] = {}
 
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One step; the student's logits and the whole loss, for upstream's meters."""
         logits, _ = self.student(images)
         with torch.no_grad():
             teacher, _ = self.teacher(images)
@@ -74,69 +85,133 @@ class OfficialStep:
                     else:
                         self.buffers.setdefault(name, []).append(gradient.clone())
                     parameter.add_(self.buffers[name][i], alpha=-LR)
+        return logits.detach(), torch.stack(list(losses.values())).detach().sum()
+
+
+def networks(student: str, teacher: str, loader: InMemoryLoader) -> tuple[nn.Module, nn.Module]:
+    """Student and teacher, untrained; on the CPU in the usual layout.
+
+    The teacher's batch norms have seen one batch: without it the logits of a deep network are too large to train towards.
+    """
+    pair = create_model(student, num_classes=loader.num_classes), create_model(teacher, num_classes=loader.num_classes)
+    update_bn([tuple(tensor.cpu() for tensor in next(iter(loader)))], pair[1])
+    return pair
 
 
 def our_trainer(
-    student: nn.Module, teacher: nn.Module, loader: InMemoryLoader, *, decay: float, rule: str, dtm: bool
-) -> DeepKDTrainer:
-    student, teacher = (model.to(memory_format=torch.channels_last) for model in (student, teacher))  # as build does
-    distiller = create_distiller("DEEPKD", student, teacher, t=TEMPERATURE, beta=BETA, warmup=1, dtm=dtm)
+    pair: tuple[nn.Module, nn.Module],
+    train: InMemoryLoader,
+    test: InMemoryLoader,
+    settings: Mapping[str, Any],
+    *,
+    method: str = "deepkd",
+    merge: bool = True,
+    accelerate: bool = True,
+) -> BaseTrainer:
+    """What ``train.py`` makes of a recipe of ours, with copies of ``pair`` on the device of ``train``.
+
+    Args:
+        settings: over the recipe's.
+        method: the recipe's folder.
+        merge: see BaseTrainer.
+        accelerate: fold the teacher, and compile where that is set.
+    """
+    overrides = [item for setting in settings.items() for item in setting]
+    config = load_config(RECIPES / method / "res32x4_res8x4.yaml", overrides)
+    student, teacher = (_place(copy.deepcopy(network), train.device, config) for network in pair)
+    name, trainer_name = config.DISTILLER.TYPE, config.SOLVER.TRAINER
+    distiller = create_distiller(name, student, teacher, **hyper_parameters(config, name)).to(train.device)
+    trainer: BaseTrainer = TRAINERS.get(trainer_name)(
+        distiller, train, test, **solver_arguments(config), merge=merge, stream_options=stream_options(config, trainer_name)
+    )
+    if accelerate:
+        for note in _accelerate(distiller, config, train):
+            print(note)
     distiller.train()
-    return DeepKDTrainer(distiller, loader, loader, lr=LR, weight_decay=decay, stream_options={"rule": rule})
+    return trainer
 
 
-def check_agreement(student: nn.Module, teacher: nn.Module, loader: InMemoryLoader) -> float:
-    """Largest relative difference of a weight tensor after three steps of both."""
-    models = [copy.deepcopy(model).double() for model in (student, teacher, student, teacher)]
-    official = OfficialStep(models[0], models[1], decay=0.0)
-    ours = our_trainer(models[2], models[3], loader, decay=0.0, rule="official", dtm=False)
+def check_agreement(pair: tuple[nn.Module, nn.Module], loader: InMemoryLoader) -> float:
+    """Largest relative difference of a weight tensor after three steps of both in float64."""
+    student, teacher = (copy.deepcopy(network).double() for network in pair)
+    release = {
+        "SOLVER.DEEPKD.RULE": "official",
+        "SOLVER.WEIGHT_DECAY": 0.0,
+        "DEEPKD.DTM": False,
+        "DEEPKD.WARMUP": 1,
+    }
+    # Not accelerated: that tries the teacher with float32.
+    ours = our_trainer((student, teacher), loader, loader, release, accelerate=False)
+    official = OfficialStep(student, teacher, decay=0.0)
     batches = iter(loader)
     for _ in range(3):
         images, labels = next(batches)
         official(images.double(), labels)
         ours.train_step(images.double(), labels)
-    pairs = zip(official.student.parameters(), ours.distiller.student.parameters(), strict=True)
-    return max(((a - b).norm() / a.norm()).item() for a, b in pairs)
+    both = zip(official.student.parameters(), ours.distiller.student.parameters(), strict=True)
+    return max(((a - b).norm() / a.norm()).item() for a, b in both)
 
 
-def seconds(step: Step, images: Tensor, labels: Tensor, repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        step(images, labels)
-    return (time.perf_counter() - start) / repeats
+def variants(
+    pair: tuple[nn.Module, nn.Module], loader: InMemoryLoader, *, compiled: bool
+) -> dict[str, Callable[[Tensor, Tensor], object]]:
+    """The steps to compare, by what each adds to the one before."""
+
+    def ours(settings: Mapping[str, Any], **options: Any) -> Callable[[Tensor, Tensor], object]:
+        return our_trainer(pair, loader, loader, settings, **options).train_step
+
+    nchw = {"SOLVER.CHANNELS_LAST": False}
+    full: dict[str, Any] = {}
+    steps: dict[str, Callable[[Tensor, Tensor], object]] = {
+        "official way": OfficialStep(*copy.deepcopy(pair)),
+        "ours, streams not merged, nchw": ours(nchw, merge=False, accelerate=False),
+        "+ merged streams": ours(nchw, accelerate=False),
+        "+ channels_last": ours(full, accelerate=False),
+        FOLDED: ours(full),
+    }
+    if compiled:
+        full = COMPILE
+        steps["+ compile"] = ours(full)
+    if _has_bf16(torch.device("cpu")):
+        full = full | BF16
+        steps["+ bf16"] = ours(BF16)
+        if compiled:
+            steps["+ bf16, + compile"] = ours(full)
+    steps["KD, base trainer, as the line above"] = ours(full, method="kd")
+    return steps
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="pairs of measurements")
-    parser.add_argument("--steps", type=int, default=2, help="steps in a measurement")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=1, help="steps in a measurement")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--student", default="resnet8x4")
+    parser.add_argument("--teacher", default="resnet32x4")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile: some minutes more")
     arguments = parser.parse_args()
 
+    facts = hardware()
+    print_hardware(facts)
     torch.manual_seed(0)
-    images = torch.randint(256, (256, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.randint(100, (256,))
-    loader = InMemoryLoader(images, labels, batch_size=64, mean=(0.5,) * 3, std=(0.25,) * 3)
-    student, teacher = create_model("resnet8x4"), create_model("resnet32x4")
-    print(f"{os.cpu_count()} CPU cores ({platform.processor() or platform.machine()}), torch {torch.__version__}, ", end="")
-    print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
-    difference = check_agreement(student, teacher, loader)
-    print(f"largest relative difference of a weight tensor after 3 steps in float64: {difference:.1e}\n")
+    loader = our_loader(random_split(3 * arguments.batch), training=False, batch_size=arguments.batch)
+    pair = networks(arguments.student, arguments.teacher, loader)
+    difference = check_agreement(pair, loader)
+    print(f"largest relative difference of a weight tensor after 3 steps in float64: {difference:.1e}\n", flush=True)
 
-    official = OfficialStep(copy.deepcopy(student), copy.deepcopy(teacher), DECAY)
-    ours = our_trainer(student, teacher, loader, decay=DECAY, rule="paper", dtm=True)
     batch = next(iter(loader))
-    for step in (official, ours.train_step):
-        seconds(step, *batch, repeats=3)  # warm-up, not counted
-    print("round   official s/step   ours s/step   ratio")
-    rows = []
-    for number in range(1, arguments.rounds + 1):
-        old, new = seconds(official, *batch, arguments.steps), seconds(ours.train_step, *batch, arguments.steps)
-        rows.append((old, new, old / new))
-        print(f"{number:5d}{old:18.3f}{new:14.3f}{old / new:8.2f}", flush=True)
-    old, new, ratio = (statistics.median(column) for column in zip(*rows, strict=True))
-    spread = [row[2] for row in rows]
-    print(f"\nmedian: official {old:.3f} s, ours {new:.3f} s")
-    print(f"ratio: median {ratio:.2f}, min {min(spread):.2f}, max {max(spread):.2f}, n = {len(rows)}")
+
+    def repeated(step: Callable[[Tensor, Tensor], object]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(arguments.steps):
+                step(*batch)
+
+        return run
+
+    steps = {name: repeated(step) for name, step in variants(pair, loader, compiled=arguments.compile).items()}
+    rows = compare(steps, arguments.rounds, per=arguments.steps, after={"+ bf16": FOLDED})
+    print_comparison(rows, f"a step, {arguments.teacher} to {arguments.student}, batch {arguments.batch}")
+    save("deepkd_step", facts, {**vars(arguments), "difference": difference, "rows": rows})
 
 
 if __name__ == "__main__":

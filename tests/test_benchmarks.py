@@ -1,0 +1,146 @@
+"""The scripts in ``benchmarks/`` run with tiny arguments and compute what they say; what they find is not judged here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+
+if str(ROOT) not in sys.path:  # `benchmarks` is not installed; pytest alone does not put the root there
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import common, deepkd_step, growth
+
+SMALL = ("--student", "resnet8", "--teacher", "resnet14")
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def run(name: str, *arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    importlib.import_module(f"benchmarks.{name}").main()
+
+
+def kept(results: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((results / f"{name}.json").read_text())
+    assert content["benchmark"] == name
+    assert content["hardware"]["torch"] == torch.__version__
+    return content
+
+
+def test_compare_takes_turns_and_computes_medians_and_ratios() -> None:
+    now, calls = 0.0, []
+    durations = {"old": [100.0, 4.0, 6.0, 8.0], "new": [100.0, 2.0, 2.0, 16.0], "newer": [100.0, 1.0, 4.0, 4.0]}
+    left = {name: iter(values) for name, values in durations.items()}
+
+    def variant(name: str) -> Any:
+        def call() -> None:
+            nonlocal now
+            calls.append(name)
+            now += next(left[name])
+
+        return call
+
+    rows = common.compare({name: variant(name) for name in durations}, 3, per=2, after={"newer": "old"}, clock=lambda: now)
+    assert calls == ["old", "new", "newer"] * 4  # the first of them to warm up
+    assert rows[0]["seconds"] == {"median": 3.0, "min": 2.0, "max": 4.0, "n": 3}
+    assert rows[1]["seconds"] == {"median": 1.0, "min": 1.0, "max": 8.0, "n": 3}
+    assert rows[0]["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0, "n": 3}
+    assert rows[1]["ratio"] == rows[1]["gain"] == {"median": 2.0, "min": 0.5, "max": 3.0, "n": 3}
+    assert rows[2]["gain"] == {"median": 2.0, "min": 1.5, "max": 4.0, "n": 3}  # to old, not to new
+
+
+def test_the_official_step_and_ours_agree() -> None:
+    loader = common.our_loader(common.random_split(48), training=False, batch_size=16)
+    assert deepkd_step.check_agreement(deepkd_step.networks("resnet8", "resnet14", loader), loader) < 1e-10
+
+
+def test_data_pipeline(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("data_pipeline", "--images", 70, "--workers", 0, "--rounds", 1, monkeypatch=monkeypatch)
+    assert [row["variant"] for row in kept(results, "data_pipeline")["rows"]] == ["DataLoader", "ours"]
+
+
+def test_deepkd_step(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("deepkd_step", "--rounds", 2, "--batch", 8, *SMALL, monkeypatch=monkeypatch)
+    content = kept(results, "deepkd_step")
+    assert content["difference"] < 1e-10
+    rows = content["rows"]
+    assert [row["variant"] for row in rows[:5]] == [
+        "official way",
+        "ours, streams not merged, nchw",
+        "+ merged streams",
+        "+ channels_last",
+        "+ folded teacher",
+    ]
+    assert rows[-1]["variant"].startswith("KD")
+    assert all(row["seconds"]["n"] == 2 for row in rows)
+    assert "+ merged streams" in capsys.readouterr().out
+
+
+def test_the_ablation_takes_away_what_it_says() -> None:
+    loader = common.our_loader(common.random_split(8), training=False, batch_size=8)
+    pair = deepkd_step.networks("resnet8", "resnet14", loader)
+    plain = deepkd_step.our_trainer(pair, loader, loader, {"SOLVER.CHANNELS_LAST": False}, merge=False, accelerate=False)
+    full = deepkd_step.our_trainer(pair, loader, loader, {})
+    assert len(plain.active_streams) == 3
+    assert len(full.active_streams) == 2
+    for trainer, layout in ((plain, torch.contiguous_format), (full, torch.channels_last)):
+        assert trainer.distiller.student.layer1[0].conv1.weight.is_contiguous(memory_format=layout)
+    assert type(plain.distiller.teacher) is type(pair[1])
+    assert type(full.distiller.teacher).__name__ == "InferenceNetwork"
+
+
+def test_epoch(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--images", 80, "--test-images", 20, "--rounds", 1, "--workers", 0)
+    run("epoch", *arguments, *SMALL, monkeypatch=monkeypatch)
+    assert [row["variant"] for row in kept(results, "epoch")["rows"]][:2] == ["official way", "ours, fp32"]
+
+
+def test_growth(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cells in this process: starting others takes seconds; one of them is tried below."""
+    monkeypatch.setattr(growth, "measure_apart", lambda cell: growth.measure(cell))
+    monkeypatch.setattr(growth, "_matmul_rate", lambda _: 1e9)
+    monkeypatch.setattr(growth, "_copy_rate", lambda _: 1e9)
+    sizes = ("--classes", 10, 50, "--batches", 64, "--models", "resnet8", "--teacher", "resnet8", "--streams", 1, 3)
+    run("growth", *sizes, "--pair", "resnet8", "resnet8", "--seconds", 0, "--rounds", 1, monkeypatch=monkeypatch)
+    content = kept(results, "growth")
+    one, three = content["steps"]["streams"].values()
+    assert three["operations"] > 1.5 * one["operations"]  # two backward passes more
+    assert three["least_bytes"] > one["least_bytes"]
+    assert 0 < three["tensor_bytes"] - one["tensor_bytes"] < 0.1 * one["tensor_bytes"]  # two momenta more
+    assert set(content["losses"]) == {"10", "50"}
+
+
+def test_growth_measures_in_a_process_of_its_own() -> None:
+    cell = growth.Cell(teacher="resnet8", batch=16, seconds=0)
+    found = growth.measure_apart(cell)
+    assert found["step"]["n"] == growth.LEAST_STEPS
+    assert found["tensor_bytes"] > 0
+    assert found["floor_operations"] > 0
+    assert found["floor_bytes"] > 0
+
+
+def test_gpu_on_the_cpu(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--device", "cpu", "--images", 128, "--epochs", 1, "--workers", 0)
+    run("gpu", *arguments, *SMALL, monkeypatch=monkeypatch)
+    rows = kept(results, "gpu")["rows"]
+    assert rows[0]["extrapolated"]["steps"] == 1
+    assert rows[1]["seconds_240"] == pytest.approx(rows[1]["setup"] + 240 * rows[1]["first_epoch"])
+
+
+def test_gpu_without_one_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        run("gpu", monkeypatch=monkeypatch)
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
