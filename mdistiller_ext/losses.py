@@ -108,12 +108,20 @@ def top_k_mask(teacher: Tensor, labels: Tensor, k: int | Tensor) -> Tensor:
     Exactly k classes a sample also where logits tie; k of C - 1 or more keeps every non-target class. A 0-d tensor k stays on
     its device, so k can change without a synchronisation. Differs from the DeepKD release, which ranks the target too.
     """
-    most = teacher.shape[1] - 1
-    k = k.clamp(max=most) if isinstance(k, Tensor) else min(k, most)
-    # Sorted last, the target is out of reach of k; a stable order settles ties.
-    order = teacher.masked_fill(_target_mask(teacher, labels), -torch.inf).argsort(dim=1, descending=True, stable=True)
-    keep = (torch.arange(most + 1, device=teacher.device) < k).expand_as(order)
-    return torch.zeros_like(keep).scatter(1, order, keep)
+    classes = teacher.shape[1]
+    ranked = teacher.masked_fill(_target_mask(teacher, labels), -torch.inf)
+    if isinstance(k, Tensor) and k.device.type == "cpu":
+        k = int(k)  # costs nothing there, and finding one value is quicker than sorting all
+    if isinstance(k, Tensor):
+        k = k.clamp(max=classes - 1)
+        place = (k.long() - 1).clamp(min=0).expand(len(ranked), 1)
+        least = ranked.sort(dim=1, descending=True).values.gather(1, place)
+    else:
+        k = min(k, classes - 1)
+        least = ranked.kthvalue(classes - max(k, 1) + 1, dim=1, keepdim=True).values
+    above, equal = ranked > least, ranked == least
+    # Of classes that tie for the last places, the first ones.
+    return above | (equal & (equal.cumsum(dim=1) <= k - above.sum(dim=1, keepdim=True)))
 
 
 # ---- KD and DKD ---------------------------------------------------------------------------------------------------
