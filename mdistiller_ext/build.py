@@ -291,13 +291,16 @@ def _accelerate(distiller: Distiller, config: CfgNode, loader: Loader) -> list[s
         try:
             torch.compile(torch.sin)(torch.zeros(2, device=device))
         except Exception as error:  # no C++ compiler, no Triton, an unknown GPU: torch has many ways to say so
-            notes.append(f"SOLVER.COMPILE: torch cannot compile here ({str(error).splitlines()[0]}); off")
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            notes.append(f"SOLVER.COMPILE: torch cannot compile here ({why}); off")
         else:
             from torch._functorch import config as functorch_config  # slow to import
 
             # The streams' backward passes share one graph, so the first must not take its buffers.
             functorch_config.donated_buffer = False
-            for model in filter(None, (distiller.student, distiller.teacher)):
+            # On CPUs a compiled student was no faster (benchmarks/README.md).
+            student = distiller.student if device.type != "cpu" else None
+            for model in filter(None, (student, distiller.teacher)):
                 model.compile(dynamic=False)
     return notes
 

@@ -72,7 +72,7 @@ def default_config() -> CfgNode:
             "BATCH_SIZE": 64,
             "DEVICE": "auto",  # cuda or mps where there is one, else cpu
             "CHANNELS_LAST": True,  # the memory layout in which CPUs and tensor cores convolve fastest
-            "COMPILE": False,  # torch.compile student and teacher: a minute at first, faster then
+            "COMPILE": False,  # torch.compile the teacher and, but on CPUs, the student: slow at first, faster then
             **_settings(BaseTrainer.__init__, skip=_NOT_SETTINGS),
         },
         "LOG": {

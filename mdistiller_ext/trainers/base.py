@@ -312,7 +312,7 @@ class BaseTrainer:
             self.graph = GraphedStep(self._counted_step, images, labels, self._step_state())
         except RuntimeError as error:
             self.optimizer.device_lr(on=False)
-            self._note(f"no CUDA graph: {str(error).splitlines()[0]}")
+            self._note(f"no CUDA graph: {(str(error) or type(error).__name__).splitlines()[0]}")
 
     def _step_state(self) -> list[Tensor]:
         """Every tensor that a step changes."""
