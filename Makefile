@@ -23,7 +23,7 @@ format: $(VENV)/installed-dev  ## rewrite the code in the house's format
 
 bench: $(VENV)/installed  ## the speed claims, measured on this machine's CPU (under 5 minutes)
 	$(PY) -m benchmarks.data_pipeline
-	$(PY) -m benchmarks.deepkd_step
+	$(PY) -m benchmarks.deepkd_step --rounds 5
 	$(PY) -m benchmarks.epoch --images 384 --test-images 192
 	$(PY) -m benchmarks.growth
 
