@@ -308,7 +308,10 @@ def _accelerate(distiller: Distiller, config: CfgNode, loader: Loader) -> list[s
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    if device.type == "cpu":
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not in every torch
+        return bool(supported and supported())
+    return True
 
 
 def _used_settings(config: CfgNode) -> tuple[str, ...]:
