@@ -65,13 +65,14 @@ def print_summary(config: CfgNode, folder: Path, summary: dict[str, Any]) -> Non
 
 def print_published(config: CfgNode) -> None:
     """What was published for the run's method, data set and networks, and whether by the same recipe."""
-    for published in published_for(config):
+    results = published_for(config)
+    for published in results:
         print(f"  published, best epoch: {published}")
-        changed = recipe_differences(config)
-        if changed:
-            print(f"    with another recipe than this run: {'; '.join(changed)}")
-        elif changed is None:
-            print("    its recipe is not in configs/")
+    changed = recipe_differences(config) if results else []
+    if changed:
+        print(f"    with another recipe than this run: {'; '.join(changed)}")
+    elif changed is None:
+        print("    its recipe is not in configs/")
 
 
 def print_list() -> None:

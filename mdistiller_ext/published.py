@@ -68,10 +68,9 @@ def method_name(config: CfgNode) -> str:
 
 
 def published_for(config: CfgNode) -> list[Published]:
-    """What has been published for the method, data set and networks of a run; a plain student has no teacher."""
-    plain = config.DISTILLER.TYPE == "NONE"
-    teacher = "" if plain else config.DISTILLER.TEACHER
-    return published_results(config.DATASET.TYPE, teacher, config.DISTILLER.STUDENT, method_name(config))
+    """What has been published for the method, data set and networks of a run."""
+    method, teacher, student = _pair(config)
+    return published_results(config.DATASET.TYPE, teacher, student, method)
 
 
 def recipe_differences(config: CfgNode) -> list[str] | None:
@@ -92,6 +91,7 @@ def recipe_differences(config: CfgNode) -> list[str] | None:
 
 
 def _pair(config: CfgNode) -> tuple[str, str, str]:
+    """Method, teacher and student; a plain student has no teacher."""
     teacher = "" if config.DISTILLER.TYPE == "NONE" else config.DISTILLER.TEACHER
     return method_name(config), teacher, config.DISTILLER.STUDENT
 

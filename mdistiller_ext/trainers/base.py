@@ -290,19 +290,16 @@ class BaseTrainer:
 
     def _train_batch(self, images: Tensor, labels: Tensor) -> None:
         """One batch, in the quickest way there is."""
+        if self.graph_wanted and self.averages.count and len(labels) == self.train_loader.batch_size:
+            self._capture(images, labels)  # the step before has made all that it needs
         if self.graph is not None:
             self.optimizer.device_lr()
             self.graph(images, labels)
         else:
-            if self.graph_wanted and self.averages.count and len(labels) == self.train_loader.batch_size:
-                self._capture(images, labels)  # the step before has made all that it needs
-                if self.graph is not None:
-                    return self._train_batch(images, labels)
             self._counted_step(images, labels)
         self.averages.count += len(labels)
         if self.scheduler_steps_each_batch:
             self.scheduler.step()
-        return None
 
     def _capture(self, images: Tensor, labels: Tensor) -> None:
         """Make the step a CUDA graph, or say why it is none."""

@@ -12,6 +12,7 @@ Step = Callable[[Tensor, Tensor], None]
 """``step(images [N, 3, H, W], labels [N])``: changes tensors in place, and reads nothing back"""
 
 _WARM_UP = 3  # steps before the capture: libraries choose their algorithms and set aside their memory
+_TOLERANCE = 1e-2  # of the length of the step; kernels that add in any order differ by 1e-4 and less
 
 
 class GraphedStep:
@@ -66,9 +67,6 @@ class GraphedStep:
         self.images.copy_(images, non_blocking=True)
         self.labels.copy_(labels, non_blocking=True)
         self.graph.replay()
-
-
-_TOLERANCE = 1e-2  # of the length of the step; kernels that add in any order differ by 1e-4 and less
 
 
 def _copies(state: Sequence[Tensor]) -> list[Tensor]:
