@@ -14,6 +14,7 @@ import torch
 
 from mdistiller_ext.build import build_loaders, build_model, choose_device, load_plugin, load_weights, teacher_path
 from mdistiller_ext.config import load_config
+from mdistiller_ext.distributed import first_on_this_machine, group, rank
 from mdistiller_ext.errors import ConfigError, MissingFileError, run_command
 from mdistiller_ext.evaluate import evaluate, try_images
 from mdistiller_ext.models import check_model_name
@@ -53,15 +54,18 @@ def main() -> None:
     elif not weights.exists():
         raise MissingFileError(f"checkpoint not found: {weights.absolute()}")
 
-    device = choose_device(config.SOLVER.DEVICE)
-    _, loader = build_loaders(config, device)
-    model = build_model(name, loader, dataset=dataset)
-    try_images(model, torch.zeros(2, *loader.image_shape))
-    load_weights(model, weights)
-    result = evaluate(model.to(device), loader)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{name} ({parameters:,} parameters) from {weights} on the {loader.num_images:,} test images of {dataset}:")
-    print(f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  loss {result['loss']:.4f}")
+    with group():
+        device = choose_device(config.SOLVER.DEVICE)
+        with first_on_this_machine():
+            _, loader = build_loaders(config, device)
+        model = build_model(name, loader, dataset=dataset)
+        try_images(model, torch.zeros(2, *loader.image_shape))
+        load_weights(model, weights)
+        result = evaluate(model.to(device), loader)
+        if rank() == 0:
+            parameters = sum(p.numel() for p in model.parameters())
+            print(f"{name} ({parameters:,} parameters) from {weights} on the {loader.num_images:,} test images of {dataset}:")
+            print(f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  loss {result['loss']:.4f}")
 
 
 if __name__ == "__main__":

@@ -4,40 +4,65 @@ python train.py --cfg configs/glyphs/deepkd/res20_res8.yaml
 python train.py --cfg configs/glyphs/kd/res20_res8.yaml --seed 1 SOLVER.TRAINER dot SOLVER.EPOCHS 4
 python train.py --cfg my.yaml --plugin my_method.py
 python train.py --list
+torchrun --nproc-per-node 8 train.py --cfg my.yaml --resume auto
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
-from mdistiller_ext.build import build_trainer, load_plugin, run_folder
+from mdistiller_ext.build import build_trainer, load_plugin
 from mdistiller_ext.config import load_config
+from mdistiller_ext.distributed import group, rank, restarted, world_size
 from mdistiller_ext.errors import python_command, run_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
 from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
+from mdistiller_ext.run_folder import Resume, run_folder
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", metavar="FILE", help="yaml file of the experiment; the defaults if left out")
     parser.add_argument("--seed", type=int, help="short for EXPERIMENT.SEED")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the same run")
+    parser.add_argument("--deterministic", action="store_true", help="short for EXPERIMENT.DETERMINISTIC True")
+    parser.add_argument(
+        "--resume", metavar="auto", help="go on from the newest checkpoint of the same run; auto: if there is one"
+    )
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="your own methods, models, data sets")
     parser.add_argument("--list", action="store_true", help="print methods, trainers, models, data sets and configs")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over the file's, such as SOLVER.LR 0.1")
     # argparse has no public way to say that -1e-3 is a value (before Python 3.14 it takes it for an option).
     parser._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
-    arguments = parser.parse_intermixed_args()
-    if arguments.seed is not None and len(arguments.opts) % 2 == 0:  # else load_config names the one without a partner
-        arguments.opts += ["EXPERIMENT.SEED", str(arguments.seed)]
+    arguments = parser.parse_intermixed_args(list(_resume_with_value(sys.argv[1:])))
+    if arguments.resume not in (None, "yes", "auto"):
+        parser.error(f"argument --resume: alone or followed by auto, not '{arguments.resume}'")
+    if len(arguments.opts) % 2 == 0:  # else load_config names the one without a partner
+        if arguments.seed is not None:
+            arguments.opts += ["EXPERIMENT.SEED", str(arguments.seed)]
+        if arguments.deterministic:
+            arguments.opts += ["EXPERIMENT.DETERMINISTIC", "True"]
     return arguments
+
+
+def _resume_with_value(words: list[str]) -> Iterator[str]:
+    """The command line with ``--resume=yes`` or ``=auto``: argparse would take the name of a setting after it for its value."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--resume":
+            after = next(rest, None)
+            yield "--resume=auto" if after == "auto" else "--resume=yes"
+            if after not in (None, "auto"):
+                yield after
+        else:
+            yield word
 
 
 def print_summary(config: CfgNode, folder: Path, summary: dict[str, Any]) -> None:
@@ -101,9 +126,17 @@ def main() -> None:
         return
     config = load_config(arguments.cfg, arguments.opts)
     folder = run_folder(config)
-    trainer = build_trainer(config, folder, resume=arguments.resume)
-    print(f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}; run folder {folder}")
-    print_summary(config, folder, trainer.train())
+    # Processes that torchrun started again go on, whatever the command said the first time.
+    resume: Resume = "auto" if arguments.resume == "auto" or restarted() else arguments.resume is not None
+    with group():
+        trainer = build_trainer(config, folder, resume=resume)
+        if rank() == 0:
+            together = f" ({world_size()} processes)" if world_size() > 1 else ""
+            how = f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}{together}"
+            print(f"{how}; run folder {folder}")
+        summary = trainer.train()
+        if rank() == 0:
+            print_summary(config, folder, summary)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Config -> objects: the only file that sees everything. It also decides where a run lives and how it is resumed."""
+"""Config -> objects: the only file that sees everything."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.util
-import os
-import random
 import re
 import shlex
 import sys
@@ -12,29 +12,24 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from yacs.config import CfgNode
 
 from . import checkpoint
-from .config import default_config, differences, hyper_parameters, solver_arguments, stream_options
-from .data import Loader, create_loaders
+from .config import default_config, hyper_parameters, solver_arguments, stream_options
+from .data import Loader, create_loaders, mix_seeds
 from .distillers import Distiller, create_distiller
+from .distributed import first_on_this_machine, from_all, from_first, launched, local_rank, rank, world_size
 from .errors import ConfigError, CorruptFileError, MissingFileError, UserError, listing, python_command
 from .fetch import fetch_torchvision_weights
 from .inference import InferenceNetwork
 from .logger import RunLogger
 from .models import LIBRARIES, check_model_name, create_model, find_architectures, list_models, pretrained_url
 from .registry import DATASETS, DISTILLERS, TRAINERS
+from .rng import be_deterministic, seed_generators
+from .run_folder import Resume, changed_settings, check_resumable, lock_folder, prepare_folder
 from .trainers import BaseTrainer
-
-# Where data lie and who reads them may change between a run and its continuation: what is computed does not.
-_MAY_CHANGE = ("DATASET.ROOT", "DATASET.NUM_WORKERS")
-# What is read of a checkpoint on resuming, and of each epoch in its history.
-_STATE: dict[str, Any] = dict.fromkeys(("student", "distiller", "optimizer", "scheduler", "rng"), dict)
-_STATE |= {"config": str, "epoch": int, "history": list, "seconds": int | float, "average": dict | None}
-_ROW = {"epoch", "lr", "train_top1", "train_loss", "test_top1", "test_top5", "test_loss"}
 
 
 def load_plugin(path: str) -> None:
@@ -63,7 +58,13 @@ def load_plugin(path: str) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto``: CUDA, else MPS, else the CPU; any other name is torch's."""
+    """``auto``: CUDA, else MPS, else the CPU; any other name is torch's. Of several processes each has a GPU of its own."""
+    several = launched()[1] > 1
+    if name in ("auto", "cuda") and several and torch.cuda.is_available():
+        if local_rank() >= torch.cuda.device_count():
+            raise ConfigError(f"torchrun started more processes than this machine's {torch.cuda.device_count()} GPUs")
+        torch.cuda.set_device(local_rank())
+        return torch.device("cuda", local_rank())
     if name != "auto":
         try:
             device = torch.device(name)
@@ -71,10 +72,12 @@ def choose_device(name: str) -> torch.device:
         except (RuntimeError, AssertionError, ImportError) as error:
             reason = str(error).splitlines()[0].split(". ")[0][:200]
             raise ConfigError(f"SOLVER.DEVICE {name} cannot be used: {reason}") from error
+        if several and device.type != "cpu":
+            raise ConfigError(f"SOLVER.DEVICE {name} is one device; with torchrun it must be cuda (one each) or cpu")
         return device
     if torch.cuda.is_available():
         return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device("mps" if torch.backends.mps.is_available() and not several else "cpu")
 
 
 def teacher_path(name: str, dataset: str, asked: str = "", root: str = "") -> Path:
@@ -182,68 +185,6 @@ def _in_project(path: Path) -> Path:
     return in_project if not path.exists() and in_project.exists() else path
 
 
-def run_folder(config: CfgNode) -> Path:
-    """``<LOG.PREFIX>/<PROJECT>/<NAME>``, the last two made fit to be file names."""
-    return Path(config.LOG.PREFIX) / _file_name(config.EXPERIMENT.PROJECT) / _file_name(config.EXPERIMENT.NAME)
-
-
-def _file_name(text: str) -> str:
-    """Text as the name of one file: nothing that leads out of the folder, no more than 200 bytes."""
-    name = re.sub(r"[^\w.,:=+\-\[\]]+", "_", text).strip("_").encode()[:200].decode(errors="ignore")
-    return name.lstrip(".") or "default"
-
-
-def prepare_folder(folder: Path, config: CfgNode, *, resume: bool) -> dict[str, Any] | None:
-    """Make the run folder ready; returns the checkpoint to go on from, if any.
-
-    An earlier run in the folder is moved aside, never overwritten. Raises ConfigError when a resumed run's settings differ,
-    CorruptFileError when its checkpoint is not one.
-    """
-    latest = folder / "latest"
-    if resume:
-        if not latest.is_file():
-            raise MissingFileError(f"nothing to resume: no checkpoint {latest.absolute()}. Start the run without --resume")
-        state: dict[str, Any] = checkpoint.load(latest)
-        try:
-            _check_state(state)
-            changed = differences(state["config"], config.dump())
-        except ValueError as error:  # a ConfigError too: what it says is of the file
-            raise CorruptFileError(f"{latest} is no checkpoint of a run ({error}): nothing can go on from it") from error
-        for half_written in folder.glob(".*.tmp"):  # by a run that was killed
-            half_written.unlink()
-        changed = [line for line in changed if line.startswith(_used_settings(config)) and not line.startswith(_MAY_CHANGE)]
-        if changed:
-            raise ConfigError(
-                f"the run in {folder} was started with other settings ({listing(changed, '; ')}). "
-                f"Resume it with --cfg {folder / 'config.yaml'}, or start a new run"
-            )
-        return state
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            aside = next(p for n in range(1, 10_000) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
-            folder.rename(aside)
-            print(f"an earlier run is kept as {aside}")
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"the run folder {folder} cannot be made: {error.strerror}") from error
-    checkpoint.write_atomically(folder / "config.yaml", config.dump().encode())
-    return None
-
-
-def _check_state(state: Any) -> None:
-    """Raise ValueError unless ``state`` has the form of a trainer's state; what its entries hold is seen on loading them."""
-    if not isinstance(state, dict):
-        raise ValueError(f"it holds a {type(state).__name__}")
-    for key, kind in _STATE.items():
-        if not isinstance(state.get(key), kind):
-            raise ValueError(f"its {key} is {type(state[key]).__name__}" if key in state else f"it has no {key}")
-    history = state["history"]
-    if len(history) != state["epoch"] or not all(isinstance(row, dict) and row.keys() >= _ROW for row in history):
-        raise ValueError("its history is not that of its epochs")
-    if not all(isinstance(value, int | float) for row in history for value in row.values()):
-        raise ValueError("its history holds other things than numbers")
-
-
 def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader]:
     """Training and test loader as configured."""
     data = config.DATASET
@@ -263,6 +204,8 @@ def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader
         std=data.STD,
         strong=data.STRONG,
         test_fraction=data.TEST_FRACTION,
+        rank=rank(),
+        world_size=world_size(),
     )
 
 
@@ -314,67 +257,123 @@ def _has_bf16(device: torch.device) -> bool:
     return True
 
 
-def _used_settings(config: CfgNode) -> tuple[str, ...]:
-    """Prefixes of the settings that a run depends on: not those of other methods, nor of what it logs."""
-    return ("EXPERIMENT.", "DATASET.", "DISTILLER.", "SOLVER.", f"{config.DISTILLER.TYPE}.")
-
-
-def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: bool = False) -> BaseTrainer:
-    """All objects of a run, on their device, ready to ``train()``.
+def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume = False) -> BaseTrainer:
+    """All objects of a run, on their device, ready to ``train()``; of every process, where several train (distributed.group).
 
     Args:
-        folder: run folder (see run_folder); None keeps and logs nothing.
-        resume: go on from the folder's ``latest``.
+        folder: run folder (see run_folder), which is then locked until the training ends; None keeps and logs nothing.
+        resume: go on from the folder's newest checkpoint; ``auto``: if there is one.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("training on several processes (torchrun) is not supported yet; run one process")
-    dataset, settings = config.DATASET.TYPE, config.DISTILLER
+    dataset, settings, seed = config.DATASET.TYPE, config.DISTILLER, config.EXPERIMENT.SEED
     check_model_name(settings.STUDENT, dataset)
+    if world_size() > config.SOLVER.BATCH_SIZE:
+        raise ConfigError(f"SOLVER.BATCH_SIZE {config.SOLVER.BATCH_SIZE} is too small to be dealt to {world_size()} processes")
+    be_deterministic(config.EXPERIMENT.DETERMINISTIC)
     # What is missing is found before data are fetched.
-    teacher_weights, student_weights = None, None
+    if folder is not None and resume is True and rank() == 0:
+        check_resumable(folder)
+    teacher_weights, teacher_hash, student_weights = None, None, None
     if DISTILLERS.get(settings.TYPE).needs_teacher:
         teacher_weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT, config.DATASET.ROOT)
-    if not resume:
+        teacher_hash = hashlib.sha256(teacher_weights.read_bytes()).hexdigest()
+    if resume is not True:
         student_weights = student_path(settings.STUDENT, dataset, settings.STUDENT_CKPT)
     device = choose_device(config.SOLVER.DEVICE)
-    train_loader, test_loader = build_loaders(config, device)
-    for seed in (torch.manual_seed, random.seed, np.random.seed):  # the last two for plugins that draw from them
-        seed(config.EXPERIMENT.SEED % 2**32)  # numpy's range
+    with first_on_this_machine():
+        train_loader, test_loader = build_loaders(config, device)
+    _check_same_everywhere(config, teacher_hash, (train_loader.num_images, test_loader.num_images))
+    seed_generators(seed)
     student, teacher = build_model(settings.STUDENT, train_loader, dataset=dataset), None
     if student_weights is not None:
         load_weights(student, student_weights, other_classes=True)
-    student = _place(student, device, config)
+    student = _place(_synchronise(student, device) if config.SOLVER.SYNC_BN else student, device, config)
     if teacher_weights is not None:
         teacher = build_model(settings.TEACHER, train_loader, dataset=dataset)
         load_weights(teacher, teacher_weights)
         teacher = _place(teacher, device, config)
     distiller = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE)).to(device)
+    if rank() > 0:
+        seed_generators(mix_seeds(seed, rank()))  # dropout, say, must not drop the same everywhere
     trainer: BaseTrainer = TRAINERS.get(config.SOLVER.TRAINER)(
         distiller,
         train_loader,
         test_loader,
         **solver_arguments(config),
         save_checkpoint_freq=config.LOG.SAVE_CHECKPOINT_FREQ,
-        folder=folder,
+        folder=folder if rank() == 0 else None,
         config=config.dump(),
+        teacher_hash=teacher_hash,
         stream_options=stream_options(config, config.SOLVER.TRAINER),
     )
     notes = _accelerate(distiller, config, train_loader)
     if folder is not None:
-        state = prepare_folder(folder, config, resume=resume)
-        if state is not None:
-            try:
-                trainer.load_state_dict(state)
-            except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-                why = " ".join(f"{'' if isinstance(error, UserError) else type(error).__name__} {error}".split())[:200]
-                raise CorruptFileError(f"{folder / 'latest'} does not fit this run: {why}") from error
-        trainer.logger = RunLogger(
-            folder,
-            title=folder.name,
-            first_epoch=trainer.epoch + 1,
-            wandb_project=config.EXPERIMENT.PROJECT if config.LOG.WANDB else None,
-            settings=config,
-        )
+        notes += _open_folder(trainer, folder, config, resume)
+    if trainer.logger is not None:
         for note in notes:
             trainer.logger.note(note)
     return trainer
+
+
+def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Resume) -> list[str]:
+    """Give the trainer its logger and the state to go on from, which the first process reads for all; notes on that state."""
+    with contextlib.ExitStack() as stack:
+        state = None
+        if rank() == 0:
+            stack.callback(lock_folder(folder))
+            state = prepare_folder(folder, config, resume=resume)
+        state = from_first(state)
+        notes = [] if state is None else _load_state(trainer, state, folder)
+        if rank() == 0:
+            trainer.logger = RunLogger(
+                folder,
+                title=folder.name,
+                first_epoch=trainer.epoch + 1,
+                wandb_project=config.EXPERIMENT.PROJECT if config.LOG.WANDB else None,
+                settings=config,
+                at_end=stack.pop_all().close,
+            )
+    return notes
+
+
+def _load_state(trainer: BaseTrainer, state: dict[str, Any], folder: Path) -> list[str]:
+    """Put a run's checkpoint into a trainer; what is then not as before, as notes."""
+    if state["teacher_hash"] != trainer.teacher_hash:
+        raise ConfigError(
+            f"the teacher's checkpoint is not the one that the run in {folder} began with (SHA-256 "
+            f"{str(state['teacher_hash'])[:12]}..., now {str(trainer.teacher_hash)[:12]}...): put that back, or start a new run"
+        )
+    try:
+        trainer.load_state_dict(state)
+    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        why = " ".join(f"{'' if isinstance(error, UserError) else type(error).__name__} {error}".split())[:200]
+        raise CorruptFileError(f"the checkpoint in {folder} does not fit this run: {why}") from error
+    before = len(state["rng"])
+    if before == world_size():
+        return []
+    return [
+        f"the run was on {before} process{'es' * (before > 1)} and goes on with {world_size()}: the same batches and steps, "
+        "but no longer bit for bit, as sums are taken in another order, batch norm without SOLVER.SYNC_BN sees parts of "
+        "batches of another size, and random layers such as dropout draw other numbers"
+    ]
+
+
+def _check_same_everywhere(config: CfgNode, teacher_hash: str | None, images: tuple[int, int]) -> None:
+    """Raise ConfigError unless all processes do the same job: on several machines, one may have other files or another yaml."""
+    for other, (settings, teacher, counts) in enumerate(from_all((config.dump(), teacher_hash, images))):
+        problems = changed_settings(settings, config)
+        if teacher != teacher_hash:
+            problems.append("another checkpoint of the teacher")
+        if counts != images:
+            problems.append(f"{counts[0]} training and {counts[1]} test images, here {images[0]} and {images[1]}")
+        if problems:
+            raise ConfigError(f"process {other} has another job than process {rank()}: {listing(problems, '; ')}")
+
+
+def _synchronise(model: nn.Module, device: torch.device) -> nn.Module:
+    """Let batch norm compute its statistics over the whole batch; of a single process that is what it does."""
+    if world_size() == 1:
+        return model
+    if device.type != "cuda":
+        raise ConfigError(f"SOLVER.SYNC_BN: torch synchronises batch norm on GPUs only, and this is {device.type}")
+    synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return synchronised

@@ -1,7 +1,8 @@
 """Files that are whole or not there, and reading them without running code.
 
 Written to a temporary name, flushed to the disk, then renamed: a killed run or a full disk leaves the earlier file as it
-was. Read with ``weights_only=True`` and a short allow-list, so a checkpoint from a stranger cannot run code.
+was. A checksum stands at its end. Read with ``weights_only=True`` and a short allow-list, so a checkpoint from a stranger
+cannot run code.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import _codecs
 import argparse
 import codecs
 import contextlib
+import hashlib
 import io
 import os
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -72,6 +75,9 @@ _MISTAKEN = [
     # Torch's older files are pickles too, of which the first is a certain number.
     (re.compile(rb"\x80(?!\x02\x8a\x0a).{3}", re.DOTALL), "is a pickle that could run code, and was not loaded"),
 ]
+# What is written ends in this and the SHA-256 of all before it, as the comment of a zip archive, which all readers leave out.
+_SEAL = b"sha256:"
+_SEAL_BYTES = len(_SEAL) + 64
 _SHORTEST = 100  # bytes; torch writes more around a single number
 # Where a file keeps its weights beside other things, in the order of looking.
 _WEIGHT_KEYS = ("model", "student", "state_dict", "model_state_dict", "net")
@@ -79,30 +85,59 @@ _WEIGHT_KEYS = ("model", "student", "state_dict", "model_state_dict", "net")
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at ``path`` by ``content``, or leave it as it was. Raises TrainingError when it cannot be written."""
+def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Replace the file at ``path`` by ``content``, or leave it as it was. Raises TrainingError when it cannot be written.
+
+    Args:
+        previous: where the file goes that was there.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
     except OSError as error:
         raise TrainingError(
             f"cannot write {path}: {error.strerror or error}. What was saved before is whole; free some space or mend the "
-            "folder, then go on with --resume where an epoch was saved"
+            "folder, then go on with --resume where a checkpoint was saved"
         ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically. Raises TrainingError on a full disk or a folder that cannot be written."""
+def save(path: str | os.PathLike[str], state: dict[str, Any], previous: Path | None = None) -> None:
+    """Write a checkpoint atomically, with a checksum. Raises TrainingError on a full disk or a folder that cannot be written.
+
+    Args:
+        previous: where the checkpoint goes that was there.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(Path(path), buffer.getvalue())
+    write_atomically(Path(path), _sealed(buffer.getvalue()), previous)
+
+
+def _sealed(content: bytes) -> bytes:
+    """A zip archive with its checksum as its comment, whose length is the last thing in an archive without one."""
+    content = content[:-2] + struct.pack("<H", _SEAL_BYTES)
+    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def _check_sum(content: bytes) -> None:
+    """Raise ValueError unless the bytes are those that were written, by our checksum or a zip's own, which torch ignores."""
+    if content[-_SEAL_BYTES:].startswith(_SEAL):
+        if hashlib.sha256(content[:-_SEAL_BYTES]).hexdigest().encode() != content[-_SEAL_BYTES + len(_SEAL) :]:
+            raise ValueError("its checksum differs: bytes have changed since it was written")
+    elif content.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+            # torch writes zeros where it was told to compute none.
+            damaged = zipped.testzip() if any(part.CRC for part in zipped.infolist()) else None
+        if damaged is not None:
+            raise ValueError(f"the checksum of its part {damaged} differs")
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Any:
@@ -121,6 +156,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> An
         raise CorruptFileError(f"cannot read {path}: {error.strerror}") from error
     try:
         _check_size(content)
+        _check_sum(content)
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's thoughts on odd pickles: they load or they are reported below
             return torch.load(io.BytesIO(content), map_location=device, weights_only=True)

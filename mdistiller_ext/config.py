@@ -27,7 +27,7 @@ from .upstream import OTHER_METHODS, translate
 
 _GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 # Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
-_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "merge", "stream_options"}
+_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_hash", "merge", "stream_options"}
 # What the items of lists are that are empty by default.
 _ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0}
 _MOST_SETTINGS = 10_000  # of one file: a short one of nested aliases can stand for billions
@@ -41,6 +41,7 @@ def default_config() -> CfgNode:
             "NAME": "",  # of the run folder; TAG and the command-line overrides by default
             "TAG": "default",
             "SEED": 0,
+            "DETERMINISTIC": False,  # the same bits in every run on a GPU too, where kernels for that exist
         },
         "DATASET": {
             "TYPE": "cifar100",
@@ -72,6 +73,7 @@ def default_config() -> CfgNode:
             "BATCH_SIZE": 64,
             "DEVICE": "auto",  # cuda or mps where there is one, else cpu
             "CHANNELS_LAST": True,  # the memory layout in which CPUs and tensor cores convolve fastest
+            "SYNC_BN": False,  # with several processes, batch norm over the whole batch
             "COMPILE": False,  # torch.compile the teacher and, but on CPUs, the student: slow at first, faster then
             **_settings(BaseTrainer.__init__, skip=_NOT_SETTINGS),
         },

@@ -2,6 +2,7 @@
 
 ``train.py`` and ``eval.py`` print these as one line and exit with status 2; every other exception is a bug of ours and
 keeps its traceback. Each class is also a built-in exception, so that code in a notebook can catch what it expects.
+``Stopped`` is no mistake: it has an exit status of its own.
 """
 
 from __future__ import annotations
@@ -42,7 +43,17 @@ class TrainingError(UserError, RuntimeError):
     """Training that cannot go on, such as a loss that is not finite."""
 
 
-class ConfigWarning(UserWarning):
+class Stopped(Exception):
+    """Training that was asked to stop, and saved where it was."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
+
+
+class Note(UserWarning):
+    """What the person at the keyboard should know, in one line, where there is no logger."""
+
+
+class ConfigWarning(Note):
     """What was understood of settings in another dialect, and settings that have no effect."""
 
 
@@ -89,14 +100,18 @@ def python_command() -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Run a program's ``main``: a UserError, or the machine's "no" (an OSError), is one line on stderr and exit status 2.
 
-    Warnings about settings are lines of their own too, without the place in our code that Python adds. A program whose
-    reader has gone, such as ``head``, ends without a word.
+    Notes are lines of their own too, without the place in our code that Python adds. Training that was stopped and saved ends
+    with the status of ``Stopped``. A program whose reader has gone, such as ``head``, ends without a word.
+
+    Of several processes the first one gives the notes, and the others say who they are.
     """
     show = warnings.showwarning
+    process = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
 
     def show_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, ConfigWarning):
-            print(f"note: {message}", file=sys.stderr)
+        if issubclass(category, Note):
+            if process == "0":
+                print(f"note: {message}", file=sys.stderr)
         else:
             show(message, category, *place, **more)
 
@@ -110,8 +125,12 @@ def run_command(main: Callable[[], None]) -> None:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest, which is written at exit
             sys.exit(141)  # what a shell reports of a program ended by SIGPIPE
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}" if process == "0" else f"error in process {process}: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        if process == "0":
+            print(stop, file=sys.stderr)
+        sys.exit(stop.status)
     except KeyboardInterrupt:
         sys.exit(130)  # what a shell reports of a program ended by Ctrl-C
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -15,10 +16,13 @@ from .meters import Averages, top_k_hits
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """``{"top1", "top5", "loss"}`` of a zoo model over all batches; the model's mode is left as it was."""
-    averages = Averages()
+    """``{"top1", "top5", "loss"}`` of a zoo model over all batches of all processes; the model's mode is left as it was."""
+    device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    averages = Averages(("top1", "top5", "loss"), device)
     with eval_mode(model):
         for images, labels in loader:
+            if not len(labels):  # fewer images than processes
+                continue
             logits, _ = model(images)
             averages.update(
                 {

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class RunLogger:
         first_epoch: where this process starts; TensorBoard drops what an interrupted process wrote from there on.
         wandb_project: W&B project, or None for no W&B.
         settings: the run's configuration, shown in W&B.
+        at_end: called when all is written.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class RunLogger:
         first_epoch: int = 1,
         wandb_project: str | None = None,
         settings: dict[str, Any] | None = None,
+        at_end: Callable[[], None] | None = None,
     ) -> None:
         self.folder = folder
         self.title = title
+        self._at_end = at_end
         self._tensorboard = ScalarWriter(folder / "train.events", first_epoch)
         self._wandb = _start_wandb(wandb_project, title, folder, settings) if wandb_project else None
 
@@ -83,10 +87,15 @@ class RunLogger:
 
     def close(self, history: list[dict[str, float]]) -> None:
         """Draw the curves and end W&B's run; also for a run that was stopped."""
-        if history:
-            write_atomically(self.folder / "curves.png", draw_curves(history, self.title))
-        if self._wandb is not None:
-            self._wandb.finish()
+        try:
+            if history:
+                write_atomically(self.folder / "curves.png", draw_curves(history, self.title))
+            if self._wandb is not None:
+                self._wandb.finish()
+        finally:
+            if self._at_end is not None:
+                self._at_end()
+                self._at_end = None
 
     def _write_records(self, history: list[dict[str, float]], best_acc: float | None = None) -> None:
         table = io.StringIO()

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from .distributed import sum_over_processes
+
 
 class Averages:
-    """Means over samples of named quantities. The names are those of the first update."""
+    """Means of named quantities over the samples of all processes.
 
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self.sums: Tensor | None = None
+    Attributes:
+        sums: over this process's samples so far, in the order of the names.
+        count: how many samples those are.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device | str = "cpu") -> None:
+        self.names = list(names)
+        # float64 counts hits exactly; MPS has none
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        self.sums = torch.zeros(len(names), dtype=dtype, device=device)
         self.count = 0
 
     def update(self, sums: dict[str, Tensor], count: int) -> None:
@@ -21,23 +32,17 @@ class Averages:
 
     def add(self, sums: dict[str, Tensor]) -> None:
         """The part of ``update`` that happens on the device; ``count`` is the caller's to raise."""
-        stacked = torch.stack([value.detach() for value in sums.values()])
-        # float64 counts hits exactly; MPS has none
-        stacked = stacked.to(torch.float32 if stacked.device.type == "mps" else torch.float64)
-        self._names = self._names or list(sums)
-        self.sums = stacked if self.sums is None else self.sums.add_(stacked)
+        self.sums.add_(torch.stack([sums[name].detach() for name in self.names]).to(self.sums.dtype))
 
     def reset(self) -> None:
         """Start again from nothing, in the same memory."""
         self.count = 0
-        if self.sums is not None:
-            self.sums.zero_()
+        self.sums.zero_()
 
     def read(self) -> dict[str, float]:
-        """The means so far. Synchronises with the device."""
-        if self.sums is None:
-            return {}
-        return {name: total / self.count for name, total in zip(self._names, self.sums.tolist(), strict=True)}
+        """The means so far; not a number where there are no samples. Synchronises with the device, and the processes."""
+        *sums, count = sum_over_processes(torch.cat([self.sums, self.sums.new_tensor([self.count])])).tolist()
+        return {name: total / count if count else float("nan") for name, total in zip(self.names, sums, strict=True)}
 
 
 def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:

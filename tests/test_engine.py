@@ -318,7 +318,7 @@ def test_rates_on_the_device_are_the_schedules() -> None:
 
 
 def test_averages_start_again_in_the_same_memory() -> None:
-    averages = Averages()
+    averages = Averages(["loss"])
     averages.update({"loss": torch.tensor(6.0)}, 2)
     memory = averages.sums
     averages.reset()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mdistiller_ext import checkpoint
-from mdistiller_ext.build import build_trainer, run_folder
+from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.data import create_loaders
 from mdistiller_ext.distillers import Distiller, create_distiller
@@ -23,6 +23,7 @@ from mdistiller_ext.evaluate import evaluate
 from mdistiller_ext.models import create_model
 from mdistiller_ext.optim import ComponentSGD
 from mdistiller_ext.registry import DISTILLERS, TRAINERS
+from mdistiller_ext.run_folder import run_folder
 from mdistiller_ext.trainers import BaseTrainer, Stream
 from mdistiller_ext.trainers.base import merge_streams
 from mdistiller_ext.trainers.deepkd import DeepKDTrainer
@@ -157,6 +158,7 @@ class DoubleLoader:
 
     def __init__(self, loader: Any) -> None:
         self.loader, self.num_images, self.image_shape = loader, loader.num_images, loader.image_shape
+        self.batch_size = loader.batch_size
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -164,8 +166,8 @@ class DoubleLoader:
     def __iter__(self) -> Any:
         return ((images.double(), labels) for images, labels in self.loader)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.loader.set_epoch(epoch)
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        self.loader.set_epoch(epoch, first_batch)
 
 
 @pytest.fixture(scope="module")

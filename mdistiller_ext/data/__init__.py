@@ -30,7 +30,7 @@ from .base import (
     check_split,
 )
 from .image_transforms import evaluation_transform, training_transform
-from .loader import InMemoryLoader
+from .loader import InMemoryLoader, mix_seeds
 from .worker_loader import WorkerLoader
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "WorkerLoader",
     "create_loaders",
     "dataset_entry",
+    "mix_seeds",
     "random_crop",
     "random_crop_flip",
     "register_dataset",
@@ -76,11 +77,14 @@ def create_loaders(
     std: Sequence[float] = (),
     strong: Sequence[str] = (),
     test_fraction: float = 0.2,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> tuple[Loader, Loader]:
     """Training loader (shuffled, augmented) and test loader (in order, as is) of the data set called ``name``.
 
     Args:
         root: folder of the files.
+        batch_size, test_batch_size: of whole batches, of all processes.
         limit: keep this many training and this many test images, taken in turn from every class; 0 keeps all.
         seed: of order and augmentation, not of the data.
         device: where batches go.
@@ -92,6 +96,7 @@ def create_loaders(
         mean, std: per channel, on the scale 0..1; empty for the data set's own.
         strong: names of what follows the usual ones; see augment.strong_augment and image_transforms.training_transform.
         test_fraction: share of every class held out for the test; only for image files that come without a split.
+        rank, world_size: which process this is, of how many: each batch is dealt to them row by row.
 
     Raises UnknownNameError, ConfigError, MissingFileError or CorruptFileError.
     """
@@ -116,7 +121,15 @@ def create_loaders(
     if issubclass(dataset, InMemoryDataset):
         augment = _both(dataset.augment, strong_augment(strong)) if strong else dataset.augment
         train_split, test_split = _load(dataset, name, root, limit, num_classes, image_size)
-        in_memory = functools.partial(InMemoryLoader, num_classes=dataset.num_classes, mean=mean, std=std, device=device)
+        in_memory = functools.partial(
+            InMemoryLoader,
+            num_classes=dataset.num_classes,
+            mean=mean,
+            std=std,
+            device=device,
+            rank=rank,
+            world_size=world_size,
+        )
         keep_on = device if data_device is None else data_device
         (images, labels), (test_images, test_labels) = [(x.to(keep_on), y.to(keep_on)) for x, y in (train_split, test_split)]
         return (
@@ -130,7 +143,15 @@ def create_loaders(
     training, testing = training_transform(size, strong), evaluation_transform(size)
     train_samples, test_samples, count = _list(dataset, name, root, limit, num_classes, test_fraction)
     from_files = functools.partial(
-        WorkerLoader, image_size=size, num_classes=count, mean=mean, std=std, num_workers=num_workers, device=device
+        WorkerLoader,
+        image_size=size,
+        num_classes=count,
+        mean=mean,
+        std=std,
+        num_workers=num_workers,
+        device=device,
+        rank=rank,
+        world_size=world_size,
     )
     return (
         from_files(train_samples, training, batch_size=batch_size, shuffle=True, seed=seed),

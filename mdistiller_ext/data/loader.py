@@ -26,12 +26,17 @@ class InMemoryLoader:
     therefore calls ``set_epoch`` and continues bit for bit, with no state to save. Without ``set_epoch`` every pass repeats
     epoch 0. Images are gathered and augmented many batches at a time: on a GPU what a batch costs is launching its kernels.
 
+    Of several processes each yields its rows of the same batches, as it would be alone: all draw the same order and
+    augment every image, which costs less than a generator for each would.
+
     Args:
         images: uint8 ``[N, C, H, W]``; labels: int64 ``[N]`` on the same device.
+        batch_size: of a whole batch, of all processes.
         mean, std: per channel, on the scale where 255 is 1.
         augment: what is done to a batch before it is normalised.
         device: where batches go, the images' own by default.
         num_classes: how many there are, of which a few may have no image here; by default the largest label and 1.
+        rank, world_size: which process this is, of how many: it takes rows ``rank``, ``rank + world_size`` ... of a batch.
 
     Raises ConfigError if ``batch_size`` is not positive.
     """
@@ -49,6 +54,8 @@ class InMemoryLoader:
         seed: int = 0,
         device: str | torch.device | None = None,
         num_classes: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
@@ -59,13 +66,15 @@ class InMemoryLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
+        self.rows = slice(rank, None, world_size)
         self.epoch = 0
+        self.first_batch = 0
         self.device = images.device if device is None else torch.device(device)
         self._scale, self._shift = normalization(mean, std, self.device)
 
     @property
     def num_images(self) -> int:
-        """Number of images in one epoch."""
+        """Number of images in one epoch, of all processes."""
         return len(self.images)
 
     @property
@@ -74,12 +83,13 @@ class InMemoryLoader:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next pass yields."""
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the epoch that the next pass yields, and how many of its batches it leaves out at the beginning."""
         self.epoch = epoch
+        self.first_batch = first_batch
 
     def __len__(self) -> int:
-        """Number of batches; the last one may be smaller (upstream drops none)."""
+        """Number of batches of an epoch; the last one may be smaller (upstream drops none)."""
         return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -88,11 +98,16 @@ class InMemoryLoader:
         order = torch.arange(self.num_images, device=device)
         if self.shuffle:
             order = torch.randperm(self.num_images, generator=generator, device=device)
+        left_out = self.first_batch
         for several in order.split(self.batch_size * max(1, _GATHERED // self.batch_size)):
             images, labels = self.images[several], self.labels[several]
             if self.augment is not None:
-                images = self.augment(images, generator)
+                images = self.augment(images, generator)  # also of batches that are left out: the next ones draw after them
             for some, theirs in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
+                if left_out:
+                    left_out -= 1
+                    continue
+                some, theirs = some[self.rows], theirs[self.rows]
                 some, theirs = some.to(self.device, non_blocking=True), theirs.to(self.device, non_blocking=True)
                 yield some.float().mul_(self._scale).add_(self._shift), theirs
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..distributed import gather_rows
 from ..errors import ConfigError
 from ..evaluate import eval_mode, try_images
 from ..losses import standardize
@@ -82,6 +83,8 @@ class Distiller(nn.Module):
     config_keys: ClassVar[dict[str, str]] = {}
     # The students of how many last epochs are averaged at the end of training; 0 is none.
     average_last: int = 0
+    # How many rows of the batch each process has, where several train together.
+    shares: list[int] | None = None
     # What the student's forward pass computes in where that is no loss of accuracy (torch.autocast); losses are in float32.
     autocast: torch.dtype | None = None
 
@@ -122,6 +125,14 @@ class Distiller(nn.Module):
             self._check_losses(losses)
             self._checked = True
         return student, losses
+
+    def whole_batch(self, rows: Tensor) -> Tensor:
+        """This process's rows of a batch and all others': ``[n, ...]`` -> ``[N, ...]``; gradients reach the own ones.
+
+        For losses of relations between samples, which are no mean over samples: of the whole batch each process computes
+        what a single one would.
+        """
+        return gather_rows(rows, self.shares) if self.shares else rows
 
     def _check_outputs(self, student: Output, teacher: Output, labels: Tensor) -> None:
         for who, output in (("student", student), ("teacher", teacher)):

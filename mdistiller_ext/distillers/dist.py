@@ -12,7 +12,12 @@ from .base import Distiller, Output, Progress
 
 @register_distiller("DIST")
 class DIST(Distiller):
-    """``ce_weight * CE + beta * inter + gamma * intra``: the teacher's relations between classes and between samples."""
+    """``ce_weight * CE + beta * inter + gamma * intra``: the teacher's relations between classes and between samples.
+
+    Args:
+        gather: where several processes train, relate the samples of the whole batch (the same loss as on one process), or
+            each process those of its own part.
+    """
 
     def __init__(
         self,
@@ -23,15 +28,20 @@ class DIST(Distiller):
         beta: float = 2.0,
         gamma: float = 2.0,
         t: float = 4.0,
+        gather: bool = True,
     ) -> None:
         super().__init__(student, teacher)
         self.ce_weight = ce_weight
         self.beta = beta
         self.gamma = gamma
         self.t = t
+        self.gather = gather
 
     def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
-        inter, intra = dist_parts(student.logits, teacher.logits, temperature=self.t)
+        related = student.logits, teacher.logits
+        if self.gather:
+            related = self.whole_batch(student.logits), self.whole_batch(teacher.logits)
+        inter, intra = dist_parts(*related, temperature=self.t)
         return {
             "task/ce": self.ce_weight * F.cross_entropy(student.logits, labels),
             "kd/inter": self.beta * inter,

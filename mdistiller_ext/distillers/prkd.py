@@ -24,6 +24,7 @@ class PRKD(Distiller):
         variant: ``prkd_a`` (temperature only), ``prkd_b`` (KL fades to correlation) or ``prkd`` (both).
         correlation: Pearson distance by sample (``inter``), or by sample and by class (``inter+intra``).
         t_squared: both terms carry the squared temperature.
+        gather: as in DIST, for ``inter+intra``.
         first_epoch: whether the first epoch counts as e = 1 (the last one is then all correlation) or e = 0.
         average_last: average the students after the last I epochs, as ``student_average``; 0 is none.
     """
@@ -40,6 +41,7 @@ class PRKD(Distiller):
         variant: PRKDVariant = "prkd",
         correlation: Correlation = "inter",
         t_squared: bool = True,
+        gather: bool = True,
         first_epoch: int = 1,
         average_last: int = 10,
     ) -> None:
@@ -57,13 +59,16 @@ class PRKD(Distiller):
         self.variant: PRKDVariant = variant
         self.correlation: Correlation = correlation
         self.t_squared = t_squared
+        self.gather = gather
         self.first_epoch = first_epoch
         self.average_last = average_last
 
     def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
+        related = student.logits, teacher.logits
+        if self.gather and self.correlation == "inter+intra":
+            related = self.whole_batch(student.logits), self.whole_batch(teacher.logits)
         kl, correlation = prkd_parts(
-            student.logits,
-            teacher.logits,
+            *related,
             fraction=progress.fraction - (1 - self.first_epoch) / progress.epochs,
             temperature=self.t,
             final_temperature=self.final_t,

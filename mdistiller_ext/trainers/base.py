@@ -7,35 +7,55 @@ and with what momentum. Everything else is here. It knows no concrete method and
 from __future__ import annotations
 
 import contextlib
-import itertools
+import copy
 import math
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm import tqdm
 
 from .. import checkpoint
 from ..distillers.base import ROLES, Distiller, Progress
-from ..errors import ConfigError, TrainingError
+from ..distributed import (
+    Agreement,
+    GradientExchange,
+    any_process,
+    average_over_processes_,
+    broadcast_,
+    from_all,
+    gather_rows,
+    rank,
+    shares,
+    world_size,
+)
+from ..errors import ConfigError, Stopped, TrainingError
 from ..evaluate import evaluate
 from ..logger import RunLogger
 from ..meters import Averages, top_k_hits
 from ..optim import ComponentSGD
 from ..registry import DISTILLERS, TRAINERS, Registry, register_trainer
+from ..rng import generator_state, set_generator_state
+from ..signals import StopWish, stop_wish
 from .graph import GraphedStep
+from .schedule import schedule
+from .streams import Stream, merge_streams, streams_fit
+
+_SECONDS_BETWEEN_LOOKS = 2.0  # at the losses
+_MOST_SKIPPED = 10  # batches in a row; after so many it is not the batches
+_MOST_KEPT = 3  # of the batches whose loss was not finite: of ImageNet's each takes 100 MB and more
 
 
 class Loader(Protocol):
-    """What the loop needs of a data loader: whole batches on the training device, a pure function of the epoch."""
+    """What the loop needs of a data loader: its rows of each batch on the training device, a pure function of the epoch.
+
+    ``batch_size`` and ``num_images`` are those of all processes.
+    """
 
     batch_size: int
 
@@ -49,7 +69,7 @@ class Loader(Protocol):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
-    def set_epoch(self, epoch: int) -> None: ...
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None: ...
 
 
 @runtime_checkable
@@ -59,78 +79,17 @@ class Closing(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Stream:
-    """Loss components that share one momentum buffer.
-
-    Attributes:
-        roles: the components' roles; see Distiller.losses.
-        decays: whether this stream takes the weight decay; the first one does where none is marked.
-    """
-
-    name: str
-    roles: tuple[str, ...]
-    momentum: float
-    decays: bool = False
+class _StopAgreed(Exception):
+    """All processes know that one was asked to stop."""
 
 
-def merge_streams(streams: Sequence[Stream]) -> list[Stream]:
-    """Join streams of equal momentum: a buffer is linear in its gradients, so their losses can share a backward pass."""
-    merged: dict[float, Stream] = {}
-    for stream in streams:
-        other = merged.get(stream.momentum)
-        if other is not None:
-            stream = Stream(
-                f"{other.name}+{stream.name}", other.roles + stream.roles, other.momentum, other.decays or stream.decays
-            )
-        merged[stream.momentum] = stream
-    return list(merged.values())
+class _NotFinite(Exception):
+    """What was trained since the last look is not finite."""
 
 
 def fitting_trainers(roles: set[str]) -> list[str]:
     """Names of the registered trainers that can train a method offering these roles."""
-    return [name for name in TRAINERS if not _unmet(TRAINERS.get(name).streams(0.9), roles)]
-
-
-def _unmet(streams: Sequence[Stream], roles: set[str]) -> bool:
-    covered = {role for stream in streams for role in stream.roles}
-    return not roles <= covered or any(roles.isdisjoint(stream.roles) for stream in streams)
-
-
-def schedule(
-    name: str,
-    epochs: int,
-    *,
-    stages: Sequence[int],
-    rate: float,
-    final: float = 0.0,
-    warmup_epochs: int = 0,
-    warmup_factor: float = 0.1,
-) -> Callable[[int], float]:
-    """The learning rate as a multiple of the initial one, as a function of the number of completed epochs.
-
-    ``step``: times ``rate`` after each of the epochs ``stages``. ``cosine``: half a cosine from 1 to ``final``, without
-    warm-up as torch's CosineAnnealingLR, with warm-up as the DeepKD release: it starts in epoch ``warmup_epochs``, and the
-    last epoch has ``final``. Until then both rise linearly, from ``warmup_factor`` in an epoch 0 that is never trained.
-    Raises ConfigError.
-    """
-    if name not in ("step", "cosine"):
-        raise ConfigError(f"unknown SOLVER.LR_SCHEDULER '{name}'. Known: step, cosine, onecycle")
-    if warmup_epochs < 0:
-        raise ConfigError(f"SOLVER.WARMUP_EPOCHS must not be negative, got {warmup_epochs}")
-
-    def multiple(completed: int) -> float:
-        epoch = completed + 1
-        if epoch < warmup_epochs:
-            return warmup_factor + (1 - warmup_factor) * epoch / warmup_epochs
-        if name == "step":
-            return float(rate ** sum(epoch > stage for stage in stages))
-        fraction = completed / epochs
-        if warmup_epochs:  # a short trial of a long recipe may end before
-            fraction = (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1)
-        return final + (1 - final) * (1 + math.cos(math.pi * fraction)) / 2
-
-    return multiple
+    return [name for name in TRAINERS if streams_fit(TRAINERS.get(name).streams(0.9), roles)]
 
 
 @register_trainer("base")
@@ -149,12 +108,15 @@ class BaseTrainer:
         warmup_factor: see there.
         momentum: base momentum.
         weight_decay: L2 coefficient on all parameters, batch norm and biases included, as upstream.
+        checkpoint_steps: save ``latest`` every so many steps too; 0 saves it at the end of an epoch.
+        on_nan: what a batch does whose loss or gradient is not finite: ``stop`` the run, or be left out (``skip``).
         save_checkpoint_freq: keep ``epoch_<e>`` and ``student_<e>`` every so many epochs; 0 keeps none.
-        folder: run folder for checkpoints; None keeps nothing.
-        logger: where records go; None is silent.
+        folder: run folder for checkpoints, of the first process alone; None keeps nothing.
+        logger: where records go, likewise; None is silent.
         config: the run's configuration as text, kept in its checkpoints.
+        teacher_hash: of the teacher's file, kept there too.
         amp: ``bf16`` runs the student's forward pass under autocast; losses, gradients and weights stay float32.
-        cuda_graph: on a CUDA device, capture the step as one graph.
+        cuda_graph: on a CUDA device and with one process, capture the step as one graph.
         merge: train streams of equal momentum as one: fewer backward passes, and the same result for parameters that all
             streams reach, or only one.
         stream_options: keyword arguments of :meth:`streams`.
@@ -178,26 +140,37 @@ class BaseTrainer:
         weight_decay: float = 0.0001,
         amp: Literal["none", "bf16"] = "none",
         cuda_graph: bool = True,
+        checkpoint_steps: int = 0,
+        on_nan: Literal["stop", "skip"] = "stop",
         save_checkpoint_freq: int = 0,
         folder: Path | None = None,
         logger: RunLogger | None = None,
         config: str = "",
+        teacher_hash: str | None = None,
         merge: bool = True,
         stream_options: dict[str, Any] | None = None,
     ) -> None:
         if epochs < 1:
             raise ConfigError(f"SOLVER.EPOCHS must be at least 1, not {epochs}")
+        if checkpoint_steps < 0:
+            raise ConfigError(f"SOLVER.CHECKPOINT_STEPS must be 0 (each epoch alone) or more, not {checkpoint_steps}")
+        if on_nan not in ("stop", "skip"):
+            raise ConfigError(f"SOLVER.ON_NAN must be stop or skip, not '{on_nan}'")
         self.distiller = distiller
         self.train_loader = train_loader
         self.test_loader = test_loader
         self.epochs = epochs
+        self.checkpoint_steps = checkpoint_steps
+        self.on_nan = on_nan
         self.save_checkpoint_freq = save_checkpoint_freq
         self.folder = folder
         self.logger = logger
         self.config = config
+        self.teacher_hash = teacher_hash
 
         separate = self.streams(momentum, **(stream_options or {}))
-        self.check_roles(separate)
+        components = distiller.component_names(train_loader.image_shape)
+        self.check_roles(separate, components)
         self.active_streams = merge_streams(separate) if merge else separate
         try:
             self.optimizer = ComponentSGD(
@@ -233,15 +206,22 @@ class BaseTrainer:
             raise ConfigError(f"SOLVER.AMP must be none or bf16, not '{amp}'")
         distiller.autocast = torch.bfloat16 if amp == "bf16" else None
         self.device = next(distiller.parameters()).device
-        self.graph_wanted = cuda_graph and self.device.type == "cuda"
+        self.cuda_graph = cuda_graph and self.device.type == "cuda" and world_size() == 1
+        self.graph_wanted = self.cuda_graph
         self.graph: GraphedStep | None = None
         self.progress = Progress(1, epochs, self.device)
         self.epoch = 0  # epochs completed
+        self.step = 0  # batches done of the next one
+        self.rate = lr  # when that began
+        self.averages = Averages([*components, "train_top1"], self.device)  # of its batches
         self.history: list[dict[str, float]] = []
-        self.seconds = 0.0
-        self.averages = Averages()
+        self.skipped = self.skipped_in_a_row = 0  # batches left out, as their loss was not finite
+        self.seconds = 0.0  # before this process
+        self.started = time.perf_counter()
         self.average: AveragedModel | None = None
         self.teacher_top1: float | None = None
+        self.stop = StopWish()
+        self.agreement = Agreement()
 
     # ---- what a trainer decides -----------------------------------------------------------------------------------
 
@@ -275,21 +255,53 @@ class BaseTrainer:
                 "a batch of a single image, the last of an epoch perhaps, is too small for this student's batch norm: "
                 "choose another SOLVER.BATCH_SIZE"
             ) from error
+        exchanges = []
         for stream in self.active_streams:
             loss = torch.stack([value for name, value in losses.items() if name.split("/")[0] in stream.roles]).sum()
             loss.backward(retain_graph=stream is not self.active_streams[-1])
+            if world_size() > 1:  # the exchange goes on during the next stream's backward pass
+                rows, of = self._own_rows(labels), self.distiller.shares
+                weight = rows / sum(of) if of else 1 / world_size()
+                exchanges.append(GradientExchange(self.distiller.learnable_parameters(), weight))
+            else:
+                self.optimizer.absorb(stream.name)
+        for stream, exchange in zip(self.active_streams, exchanges, strict=False):
+            exchange.wait()
             self.optimizer.absorb(stream.name)
         self.optimizer.step()
         return student.logits.detach(), {name: value.detach() for name, value in losses.items()}
 
+    def _own_rows(self, labels: Tensor) -> int:
+        """How many rows of a batch count here: none of the stand-in of a process that got none."""
+        return self.distiller.shares[rank()] if self.distiller.shares else len(labels)
+
     def _counted_step(self, images: Tensor, labels: Tensor) -> None:
         """``train_step``, its losses and hits added to the epoch's: all that happens on the device for a batch."""
-        logits, losses = self.train_step(images, labels)
-        sums = {name: loss * len(labels) for name, loss in losses.items()}
-        self.averages.add(sums | {"train_top1": top_k_hits(logits, labels, 1)})
+        self._add_to_averages(labels, *self.train_step(images, labels))
 
-    def _train_batch(self, images: Tensor, labels: Tensor) -> None:
-        """One batch, in the quickest way there is."""
+    def _add_to_averages(self, labels: Tensor, logits: Tensor, losses: dict[str, Tensor]) -> None:
+        rows = self._own_rows(labels)
+        if rows:  # zero times what is not finite is not zero
+            sums = {name: loss * rows for name, loss in losses.items()}
+            self.averages.add(sums | {"train_top1": top_k_hits(logits[:rows], labels[:rows], 1)})
+
+    def _train_batch(self, images: Tensor, labels: Tensor, *, carefully: bool) -> None:
+        """One batch, in the quickest way there is, or so that nothing is changed by one that is not finite."""
+        if world_size() > 1:
+            seen = self.step * self.train_loader.batch_size
+            self.distiller.shares = shares(min(self.train_loader.batch_size, self.train_loader.num_images - seen))
+            if not len(labels):  # a small last batch: this process takes part all the same, with an image that does not count
+                images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+        if carefully:
+            self._try_batch(images, labels)
+        else:
+            self._quick_step(images, labels)
+            self.averages.count += self._own_rows(labels)
+        self.step += 1
+        if self.scheduler_steps_each_batch:
+            self.scheduler.step()
+
+    def _quick_step(self, images: Tensor, labels: Tensor) -> None:
         if self.graph_wanted and self.averages.count and len(labels) == self.train_loader.batch_size:
             self._capture(images, labels)  # the step before has made all that it needs
         if self.graph is not None:
@@ -297,9 +309,6 @@ class BaseTrainer:
             self.graph(images, labels)
         else:
             self._counted_step(images, labels)
-        self.averages.count += len(labels)
-        if self.scheduler_steps_each_batch:
-            self.scheduler.step()
 
     def _capture(self, images: Tensor, labels: Tensor) -> None:
         """Make the step a CUDA graph, or say why it is none."""
@@ -313,28 +322,23 @@ class BaseTrainer:
 
     def _step_state(self) -> list[Tensor]:
         """Every tensor that a step changes."""
-        tensors = itertools.chain(self.distiller.named_parameters(), self.distiller.named_buffers())
-        learned = [tensor for name, tensor in tensors if not name.startswith("teacher.")]
+        learned = [*self.distiller.learnable_parameters(), *self._buffers()]
         momenta = [buffer for state in self.optimizer.state.values() for buffer in state["momentum_buffers"].values()]
-        return [*learned, *momenta, *([] if self.averages.sums is None else [self.averages.sums])]
+        return [*learned, *momenta, self.averages.sums]
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
     def train(self) -> dict[str, Any]:
-        """Train from the epoch after the last completed one to the end; returns the summary of the run.
+        """Train from where the run is to its end; returns the summary of the run.
 
-        Raises TrainingError when the loss is not finite, or a checkpoint cannot be written.
+        On SIGTERM or SIGINT the step in progress is ended, all is saved, and Stopped is raised. Raises TrainingError when the
+        loss is not finite, or a checkpoint cannot be written.
         """
-        if self.distiller.teacher is not None:
-            # A teacher that loaded wrongly shows here, before hours of training.
-            self.teacher_top1 = evaluate(self.distiller.teacher, self.test_loader)["top1"]
-            self._note(f"teacher: {self.teacher_top1:.2f} % top-1")
+        self.started = time.perf_counter()
         try:
-            while self.epoch < self.epochs:
-                self._run_epoch(self.epoch + 1)
-        except (KeyboardInterrupt, TrainingError) as error:
-            if isinstance(error, KeyboardInterrupt):
-                self._note("stopped" + ("; --resume goes on from the last saved epoch" if self.history else ""))
+            with stop_wish() as self.stop:
+                return self._train()
+        except (KeyboardInterrupt, TrainingError, Stopped):
             if self.logger is not None:
                 with contextlib.suppress(TrainingError):  # a full disk, perhaps
                     self.logger.close(self.history)
@@ -343,78 +347,180 @@ class BaseTrainer:
             for loader in (self.train_loader, self.test_loader):
                 if isinstance(loader, Closing):
                     loader.close()
-        return self._finish()
+
+    def _train(self) -> dict[str, Any]:
+        broadcast_([*self.distiller.learnable_parameters(), *self._buffers()])
+        try:
+            if self.distiller.teacher is not None:
+                # A teacher that loaded wrongly shows here, before hours of training.
+                self.teacher_top1 = self._evaluate(self.distiller.teacher)["top1"]
+                self._note(f"teacher: {self.teacher_top1:.2f} % top-1")
+            while self.epoch < self.epochs:
+                self._run_epoch(self.epoch + 1)
+            return self._finish()
+        except _StopAgreed:
+            self._save_latest()
+            within = f", step {self.step} of {len(self.train_loader)}" if self.step else ""
+            where = f"in epoch {self.epoch + 1}{within}" if within else f"after epoch {self.epoch}"
+            raise Stopped(f"stopped {where}{', and saved: --resume goes on there' if self.folder else ''}") from None
 
     def _run_epoch(self, epoch: int) -> None:
-        started = time.perf_counter()
+        started, first = time.perf_counter(), self.step
         row = self.train_epoch(epoch)
-        test = evaluate(self.distiller.student, self.test_loader)
+        broadcast_(self._buffers())  # DDP's rule, those of process 0; in between nothing reads them
+        test = self._evaluate(self.distiller.student)
         row |= {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]}
-        self._check_finite(row, epoch, len(self.train_loader))
+        if not math.isfinite(test["loss"]):
+            raise TrainingError(f"the loss is not finite in epoch {epoch}: test_loss = {test['loss']}. {self._advice()}")
+        if not self.scheduler_steps_each_batch:
+            self.scheduler.step()
         self.history.append(row)
-        self.epoch = epoch
+        self.epoch, self.step = epoch, 0
         self._average_student()
-        seconds = time.perf_counter() - started
-        self.seconds += seconds
-        self._save()
+        self._save_epoch()
         if self.logger is not None:
-            self.logger.epoch(self.history, self.epochs, self.train_loader.num_images / seconds)
+            images = self.train_loader.num_images - first * self.train_loader.batch_size
+            self.logger.epoch(self.history, self.epochs, images / (time.perf_counter() - started))
 
     def _note(self, text: str) -> None:
         if self.logger is not None:
             self.logger.note(text)
 
+    def _evaluate(self, model: nn.Module) -> dict[str, float]:
+        return evaluate(model, self._until_stopped(self.test_loader))
+
+    def _until_stopped(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of a pass that changes nothing, until a process is asked to stop."""
+        for batch in batches:
+            yield batch
+            if self.agreement(self.stop.made, False)[0]:
+                raise _StopAgreed
+
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for one epoch; returns its row of ``metrics.csv`` as far as training goes."""
-        self.train_loader.set_epoch(epoch)
+        """Train for one epoch, or the rest of it; returns its row of ``metrics.csv`` as far as training goes."""
         self.progress.set_epoch(epoch)
         self.distiller.train()
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.averages.reset()
-        started = read_at = time.perf_counter()
-        means: dict[str, float] = {}
+        if self.step == 0:
+            self.rate = float(self.optimizer.param_groups[0]["lr"])
+            self.averages.reset()
         bar = tqdm(
-            self.train_loader,
+            total=len(self.train_loader),
             desc=f"epoch {epoch}/{self.epochs}",
             leave=False,
             disable=None if self.logger is not None else True,  # None: off where the output is no terminal
         )
-        for step, (images, labels) in enumerate(bar, start=1):
-            self._train_batch(images, labels)
-            now = time.perf_counter()
-            if step == len(self.train_loader) or now - read_at > 2:  # reading synchronises with the device
-                means, read_at = self.averages.read(), now
-                self._check_finite(means, epoch, step)
-                parts = {name: f"{value:.3f}" for name, value in means.items() if "/" in name}
-                speed = self.averages.count / (now - started)
-                bar.set_postfix(parts | {"top1": f"{means['train_top1']:.1f}", "img/s": f"{speed:.0f}"}, refresh=False)
-        if not self.scheduler_steps_each_batch:
-            self.scheduler.step()
+        with bar:
+            good, suspected = self._snapshot(), 0
+            while self.step < len(self.train_loader):
+                try:
+                    for _ in self._steps(epoch, suspected, bar):
+                        good = self._snapshot()
+                except _NotFinite:  # once more since then, batch by batch, until the one is found
+                    suspected = self.step
+                    self._restore(good)
+        means = self.averages.read()
         components = {name: value for name, value in means.items() if "/" in name}
         return {
             "epoch": epoch,
-            "lr": float(rate),
+            "lr": self.rate,
             "train_top1": means["train_top1"],
             "train_loss": sum(components.values()),
             **components,
         }
 
-    def _check_finite(self, means: dict[str, float], epoch: int, step: int) -> None:
-        bad = [f"{name} = {value}" for name, value in means.items() if not math.isfinite(value)]
-        if bad:
-            raise TrainingError(
-                f"the loss is not finite in epoch {epoch}, by step {step}: {', '.join(bad)}. "
-                f"Checkpoints hold epoch {self.epoch}. Resuming would meet the same again: start a new run with a lower "
-                "SOLVER.LR or loss weight, or a longer warm-up"
-            )
+    def _steps(self, epoch: int, suspected: int, bar: Any) -> Iterator[None]:
+        """The rest of an epoch; yields now and then, when all that was done is known to be finite.
+
+        Args:
+            suspected: until this step batches are tried one by one.
+        """
+        self.train_loader.set_epoch(epoch, self.step)
+        first, started = self.step, time.perf_counter()
+        looked = started
+        for images, labels in self.train_loader:
+            self._train_batch(images, labels, carefully=self.step < suspected)
+            last = self.step == len(self.train_loader)
+            save = self.checkpoint_steps > 0 and self.step % self.checkpoint_steps == 0 and not last
+            # Looking synchronises with the device. One process's clock decides for all.
+            stop, time_to_look = self.agreement(self.stop.made, time.perf_counter() - looked > _SECONDS_BETWEEN_LOOKS)
+            if not (stop or time_to_look or save or last or self.step == suspected):
+                continue
+            means, looked = self.averages.read(), time.perf_counter()
+            if not self._is_finite(self.averages.sums):
+                raise _NotFinite
+            yield
+            parts = {name: f"{value:.3f}" for name, value in means.items() if "/" in name}
+            speed = (self.step - first) * self.train_loader.batch_size / (looked - started)
+            bar.set_postfix(parts | {"top1": f"{means['train_top1']:.1f}", "img/s": f"{speed:.0f}"}, refresh=False)
+            bar.update(self.step - bar.n)
+            if save:
+                self._save_latest()
+            if stop:
+                raise _StopAgreed
+
+    # ---- what is not finite ---------------------------------------------------------------------------------------
+
+    def _is_finite(self, values: Tensor) -> bool:
+        """Whether these and all weights are, in every process. Synchronises with the device, and the processes."""
+        largest = torch._foreach_norm([p.detach() for p in self.distiller.learnable_parameters()], math.inf)
+        finite = values.isfinite().all() & torch.stack(largest).isfinite().all()
+        return not any_process(not finite)
+
+    def _try_batch(self, images: Tensor, labels: Tensor) -> None:
+        """A step that leaves no trace unless its losses and the weights after it are finite."""
+        before = self._snapshot()
+        logits, losses = self.train_step(images, labels)
+        rows = self._own_rows(labels)
+        values = torch.stack(list(losses.values())) if rows else self.averages.sums
+        if self._is_finite(values):
+            self._add_to_averages(labels, logits, losses)
+            self.averages.count += rows
+            self.skipped_in_a_row = 0
+            return
+        self._restore(before)
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        everywhere = from_all({name: float(value) for name, value in losses.items()} if rows else {})
+        bad = {f"{name} = {value}" for values in everywhere for name, value in values.items() if not math.isfinite(value)}
+        text = (
+            f"the loss is not finite in epoch {self.epoch + 1}, step {self.step + 1}: "
+            f"{', '.join(sorted(bad)) or 'its gradient'}{self._keep_batch(images, labels, everywhere)}"
+        )
+        if self.on_nan == "stop":
+            raise TrainingError(f"{text}. {self._advice()}, or go on with SOLVER.ON_NAN skip")
+        if self.skipped_in_a_row == _MOST_SKIPPED:
+            raise TrainingError(f"{text}, as in {_MOST_SKIPPED} batches in a row. {self._advice()}")
+        self._note(f"{text}; the batch is left out")
+
+    def _advice(self) -> str:
+        return (
+            f"Checkpoints hold epoch {self.epoch}. Resuming would meet the same again: start a new run with a lower "
+            "SOLVER.LR or loss weight, or a longer warm-up"
+        )
+
+    def _keep_batch(self, images: Tensor, labels: Tensor, components: list[dict[str, float]]) -> str:
+        """Save a batch and the student that met it, for a look; where, as the end of a sentence."""
+        sizes = self.distiller.shares or [len(labels)]
+        state = {
+            "epoch": self.epoch + 1,
+            "step": self.step + 1,
+            "components": components,  # of each process
+            "images": gather_rows(images, sizes),
+            "labels": gather_rows(labels, sizes),
+            "student": self.distiller.student.state_dict(),
+        }
+        if self.folder is None or self.skipped > _MOST_KEPT:
+            return ""
+        file = self.folder / f"not_finite_{state['epoch']}_{state['step']}"
+        checkpoint.save(file, state)
+        return f" (batch and student are kept in {file})"
 
     # ---- roles ----------------------------------------------------------------------------------------------------
 
-    def check_roles(self, streams: Sequence[Stream]) -> None:
+    def check_roles(self, streams: Sequence[Stream], components: Sequence[str]) -> None:
         """Raise ConfigError unless the method's components and the streams cover each other."""
-        names = self.distiller.component_names(self.train_loader.image_shape)
-        roles = {name.split("/")[0] for name in names}
-        if not _unmet(streams, roles):
+        roles = {name.split("/")[0] for name in components}
+        if streams_fit(streams, roles):
             return
         trainer, method = _registered_name(TRAINERS, type(self)), _registered_name(DISTILLERS, type(self.distiller))
         fitting = " or ".join(f"'{name}'" for name in fitting_trainers(roles))
@@ -441,13 +547,17 @@ class BaseTrainer:
             "last_top1": self.history[-1]["test_top1"],
             "last_top5": self.history[-1]["test_top5"],
             "epochs": self.epochs,
-            "seconds": round(self.seconds, 1),
+            "seconds": round(self._elapsed(), 1),
+            "processes": world_size(),
         }
+        if self.skipped:
+            summary["skipped_batches"] = self.skipped
         if self.average is not None:
             averaged = self.average.module
             self.train_loader.set_epoch(self.epochs)
-            update_bn(self.train_loader, averaged)
-            summary["average_top1"] = evaluate(averaged, self.test_loader)["top1"]
+            update_bn((batch for batch in self._until_stopped(self.train_loader) if len(batch[1])), averaged)
+            average_over_processes_(averaged.buffers())
+            summary["average_top1"] = self._evaluate(averaged)["top1"]
             summary["average_epochs"] = int(self.average.n_averaged)
             if self.folder is not None:
                 checkpoint.save(self.folder / "student_average", {"model": averaged.state_dict()})
@@ -457,38 +567,76 @@ class BaseTrainer:
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
-    def _save(self) -> None:
+    def _save_epoch(self) -> None:
+        """Save the end of an epoch. ``latest`` comes last: a run killed before that repeats the epoch."""
+        state, student = self.state_dict(), {"model": self.distiller.student.state_dict()}
         if self.folder is None:
             return
-        state, student = self.state_dict(), {"model": self.distiller.student.state_dict()}
         top1 = [row["test_top1"] for row in self.history]
-        names = [("student_latest", "latest")]  # `latest` last: a run killed between them repeats this epoch
+        kept: list[tuple[str, str | None]] = [("student_latest", None)]
         if top1[-1] > max(top1[:-1], default=-1.0):
-            names.insert(0, ("student_best", "best"))
+            kept.append(("student_best", "best"))
         if self.save_checkpoint_freq and self.epoch % self.save_checkpoint_freq == 0:
-            names.insert(0, (f"student_{self.epoch}", f"epoch_{self.epoch}"))
-        for student_name, name in names:
+            kept.append((f"student_{self.epoch}", f"epoch_{self.epoch}"))
+        for student_name, name in kept:
             checkpoint.save(self.folder / student_name, student)
-            checkpoint.save(self.folder / name, state)
+            if name is not None:
+                checkpoint.save(self.folder / name, state)
+        self._save_latest(state)
+
+    def _save_latest(self, state: dict[str, Any] | None = None) -> None:
+        state = state or self.state_dict()
+        if self.folder is not None:
+            checkpoint.save(self.folder / "latest", state, previous=self.folder / "previous")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that an exact continuation needs; never the teacher."""
+        """All that an exact continuation needs, of every process, so that all must call it; never the teacher."""
+        own = self._own_state()
+        return own | {
+            "rng": from_all(own["rng"]),
+            "averages": from_all(own["averages"]),
+            "best": max((row["test_top1"] for row in self.history), default=None),
+            "seconds": self._elapsed(),
+            "config": self.config,
+            "teacher_hash": self.teacher_hash,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` gave, in a trainer built from the same settings."""
+        own = {key: state[key][rank()] if rank() < len(state[key]) else self._own_state()[key] for key in ("rng", "averages")}
+        self._restore(state | own)
+        if len(state["rng"]) != world_size():  # fewer processes, or more, which keep generators of their own
+            sums, counts = zip(*state["averages"], strict=True)
+            self.averages.reset()
+            if rank() == 0:
+                self.averages.sums.add_(torch.stack(sums).sum(dim=0))
+                self.averages.count = sum(counts)
+        self.seconds = state["seconds"]
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self.started
+
+    def _own_state(self) -> dict[str, Any]:
+        """All that this process's steps change: the tensors themselves, not copies."""
         return {
-            "epoch": self.epoch,  # also the position in the data: an epoch's batches follow from its number
+            "epoch": self.epoch,  # with the step also the position in the data, which follow from an epoch's number
+            "step": self.step,
+            "rate": self.rate,
+            "averages": (self.averages.sums.cpu(), self.averages.count),
+            "skipped": self.skipped,
             "student": self.distiller.student.state_dict(),
             "distiller": self.distiller.own_state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "rng": _rng_state(),
-            "best": max((row["test_top1"] for row in self.history), default=None),
+            "rng": generator_state(),
             "history": self.history,
-            "seconds": self.seconds,
-            "config": self.config,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` gave, in a trainer built from the same settings."""
+    def _snapshot(self) -> dict[str, Any]:
+        return copy.deepcopy(self._own_state())
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.distiller.student.load_state_dict(state["student"])
         self.distiller.load_own_state_dict(state["distiller"])
         try:
@@ -499,32 +647,17 @@ class BaseTrainer:
         if state["average"] is not None:
             self.average = AveragedModel(self.distiller.student)
             self.average.load_state_dict(state["average"])
-        self.epoch = state["epoch"]
+        self.epoch, self.step, self.rate = state["epoch"], state["step"], state["rate"]
+        self.skipped = state["skipped"]
         self.history = state["history"]
-        self.seconds = state["seconds"]
-        _set_rng_state(state["rng"])
+        sums, self.averages.count = state["averages"]
+        self.averages.sums.copy_(sums)
+        self.graph, self.graph_wanted = None, self.cuda_graph  # a captured step knows the old momenta
+        set_generator_state(state["rng"])
 
-
-def _rng_state() -> dict[str, Any]:
-    version, words, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
-    name, keys, position, has_gauss, cached = numpy_state
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": [version, list(words), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-    }
-
-
-def _set_rng_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    def _buffers(self) -> list[Tensor]:
+        """Buffers of all that learns, batch norm's statistics among them."""
+        return [buffer for name, buffer in self.distiller.named_buffers() if not name.startswith("teacher.")]
 
 
 def _registered_name(registry: Registry, entry: type) -> str:

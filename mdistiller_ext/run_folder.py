@@ -1,0 +1,180 @@
+"""The folder of a run: where it lies, whose it is, and the checkpoint in it that training goes on from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from yacs.config import CfgNode
+
+from . import checkpoint
+from .config import differences
+from .errors import ConfigError, CorruptFileError, MissingFileError, Note, listing
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where runs are not locked
+    fcntl = None  # type: ignore[assignment]
+
+Resume = bool | Literal["auto"]
+"""Whether a run goes on from its newest checkpoint: it does, it does not, or (``auto``) it does where there is one"""
+
+# Where data lie, who reads them, how often is saved and what happens after an accident may change between a run and its
+# continuation: what is computed does not.
+_MAY_CHANGE = ("DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.ON_ERROR", "SOLVER.CHECKPOINT_STEPS", "SOLVER.ON_NAN")
+# What is read of a checkpoint on resuming, and of each epoch in its history.
+_STATE: dict[str, Any] = dict.fromkeys(("student", "distiller", "optimizer", "scheduler"), dict)
+_STATE |= dict.fromkeys(("averages", "rng", "history"), list)
+_STATE |= dict.fromkeys(("epoch", "step", "skipped"), int)
+_STATE |= dict.fromkeys(("seconds", "rate"), int | float)
+_STATE |= {"config": str, "average": dict | None, "teacher_hash": str | None}
+_ROW = {"epoch", "lr", "train_top1", "train_loss", "test_top1", "test_top5", "test_loss"}
+
+
+def run_folder(config: CfgNode) -> Path:
+    """``<LOG.PREFIX>/<PROJECT>/<NAME>``, the last two made fit to be file names."""
+    return Path(config.LOG.PREFIX) / _file_name(config.EXPERIMENT.PROJECT) / _file_name(config.EXPERIMENT.NAME)
+
+
+def _file_name(text: str) -> str:
+    """Text as the name of one file: nothing that leads out of the folder, no more than 200 bytes."""
+    name = re.sub(r"[^\w.,:=+\-\[\]]+", "_", text).strip("_").encode()[:200].decode(errors="ignore")
+    return name.lstrip(".") or "default"
+
+
+def lock_folder(folder: Path) -> Callable[[], None]:
+    """Claim a run folder for this process; returns what gives it free again. A process that ends in any way gives it free.
+
+    The lock is a file beside the folder, since the folder may be moved aside. Raises ConfigError that names the owner's host
+    and process.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    if fcntl is None:
+        return lambda: None
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ConfigError(f"the run folder {folder} cannot be made: {error.strerror}") from error
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's not shared with workers, who may outlive us
+        except BlockingIOError as error:
+            owner = os.read(file, 200).decode(errors="replace").strip() or "another process"
+            os.close(file)
+            raise ConfigError(
+                f"the run folder {folder} is in use by {owner}: wait for it, or choose another EXPERIMENT.NAME"
+            ) from error
+        except OSError as error:
+            warnings.warn(f"{path.parent} has no file locks ({error.strerror}): see to it that no other run uses it", Note, 2)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), path.stat()):  # its owner before may have removed it in this moment
+                break
+        os.close(file)
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without a name in it
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+
+    def free() -> None:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+    return free
+
+
+def prepare_folder(folder: Path, config: CfgNode, *, resume: Resume) -> dict[str, Any] | None:
+    """Make the run folder ready; returns the checkpoint to go on from, if any.
+
+    An earlier run in the folder is moved aside, never overwritten. Raises ConfigError when a resumed run's settings differ,
+    CorruptFileError when there is no checkpoint but damaged ones.
+    """
+    if resume is True:
+        check_resumable(folder)
+    if resume:
+        state = _newest_checkpoint(folder)
+        if state is not None:
+            for half_written in folder.glob(".*.tmp"):  # by a run that was killed
+                half_written.unlink()
+            changed = changed_settings(state["config"], config)
+            if changed:
+                raise ConfigError(
+                    f"the run in {folder} was started with other settings ({listing(changed, '; ')}). "
+                    f"Resume it with --cfg {folder / 'config.yaml'}, or start a new run"
+                )
+            return state
+    try:
+        # With `auto`, one that has not saved anything yet is the same run.
+        if folder.exists() and any(folder.iterdir()) and not (resume == "auto" and (folder / "config.yaml").exists()):
+            aside = next(p for n in range(1, 10_000) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
+            folder.rename(aside)
+            print(f"an earlier run is kept as {aside}")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the run folder {folder} cannot be made: {error.strerror}") from error
+    checkpoint.write_atomically(folder / "config.yaml", config.dump().encode())
+    return None
+
+
+def check_resumable(folder: Path) -> None:
+    """Raise MissingFileError where there is no checkpoint to go on from."""
+    if not _checkpoints(folder):
+        latest = (folder / "latest").absolute()
+        raise MissingFileError(f"nothing to resume: no checkpoint {latest}. Start the run without --resume")
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first but for ``best``, whose epoch its name does not tell."""
+    kept = sorted(folder.glob("epoch_*"), key=lambda path: (len(path.name), path.name), reverse=True)
+    return [path for path in (folder / "latest", folder / "previous", *kept, folder / "best") if path.is_file()]
+
+
+def changed_settings(before: str, config: CfgNode) -> list[str]:
+    """How a run's settings differ from a dumped configuration, of those that its results depend on."""
+    # Not those of other methods, nor of what it logs.
+    used = ("EXPERIMENT.", "DATASET.", "DISTILLER.", "SOLVER.", f"{config.DISTILLER.TYPE}.")
+    return [line for line in differences(before, config.dump()) if line.startswith(used) and not line.startswith(_MAY_CHANGE)]
+
+
+def _newest_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole. Damaged ones are renamed, so that a new ``latest`` does not push out a good one."""
+    damaged: dict[Path, CorruptFileError] = {}
+    for path in _checkpoints(folder):
+        try:
+            state: dict[str, Any] = checkpoint.load(path)
+            try:
+                _check_state(state)
+            except ValueError as error:
+                raise CorruptFileError(f"{path} is no checkpoint of a run ({error}): nothing can go on from it") from error
+        except CorruptFileError as error:
+            damaged[path] = error
+            continue
+        within = f", step {state['step']}" if state["step"] else ""
+        for file, why in damaged.items():
+            aside = file.with_name(f"{file.name}.damaged")
+            os.replace(file, aside)
+            warnings.warn(f"{why}. It is kept as {aside}; going on after epoch {state['epoch']}{within}: {path}", Note, 2)
+        return state
+    if damaged:
+        raise next(iter(damaged.values()))
+    return None
+
+
+def _check_state(state: Any) -> None:
+    """Raise ValueError unless ``state`` has the form of a trainer's state; what its entries hold is seen on loading them."""
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    for key, kind in _STATE.items():
+        if not isinstance(state.get(key), kind):
+            raise ValueError(f"its {key} is {type(state[key]).__name__}" if key in state else f"it has no {key}")
+    differences(state["config"], state["config"])  # readable
+    history = state["history"]
+    if len(history) != state["epoch"] or not all(isinstance(row, dict) and row.keys() >= _ROW for row in history):
+        raise ValueError("its history is not that of its epochs")
+    if not all(isinstance(value, int | float) for row in history for value in row.values()):
+        raise ValueError("its history holds other things than numbers")
