@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -63,7 +65,9 @@ def group() -> Iterator[None]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     with _reachable():
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        store, own_rank, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+        store = _of_this_start(store, own_rank, size)
+        dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=_PATIENCE)
     try:
         yield
     finally:
@@ -71,14 +75,41 @@ def group() -> Iterator[None]:
             dist.destroy_process_group()
 
 
+def _of_this_start(store: dist.Store, own_rank: int, size: int) -> dist.Store:
+    """A part of torchrun's store that only the processes of this start know.
+
+    The store outlives a restart, and with it the addresses of processes that are gone, which new ones would take for those
+    of their peers (pytorch#135712). The count of restarts could not tell them apart: it differs between machines. So the
+    first process answers the others, each of which has sent it a word that nobody said before.
+    """
+    word, until = uuid.uuid4().hex, time.monotonic() + _PATIENCE.total_seconds()
+    waiting_for = set(range(1, size)) if own_rank == 0 else {0}
+    while waiting_for:
+        if time.monotonic() > until:
+            raise TimeoutError(f"no word of process {min(waiting_for)} for {_PATIENCE}")
+        if own_rank:
+            store.set(f"hello/{own_rank}", word)
+            start, _, answered = store.get(f"welcome/{own_rank}").decode().partition(" ")
+            if answered == word:
+                store.set(f"joined/{start}/{own_rank}", "")
+                return dist.PrefixStore(start, store)
+        for other in sorted(waiting_for - {0}):
+            if store.check([f"hello/{other}"]):
+                store.set(f"welcome/{other}", f"{word} {store.get(f'hello/{other}').decode()}")
+            if store.check([f"joined/{word}/{other}"]):
+                waiting_for.discard(other)
+        time.sleep(0.02)
+    return dist.PrefixStore(word, store)
+
+
 @contextlib.contextmanager
 def _reachable() -> Iterator[None]:
     """What torch says when another process has gone, in many ways, as one line."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, TrainingError):
-            raise
+    except TrainingError:
+        raise
+    except (RuntimeError, ValueError, TimeoutError) as error:
         raise TrainingError(
             f"process {launched()[0]} of {launched()[1]} cannot reach the others; the one that ended first says why "
             f"({' '.join(str(error).split())[:200]})"

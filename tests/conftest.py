@@ -66,9 +66,17 @@ def run_program(program: str, *arguments: Any) -> Finished:
     return Finished(status, out.getvalue(), err.getvalue())
 
 
-def spawn_program(program: str, *arguments: Any, limit: int = 300, **options: Any) -> Finished:
-    """The same in a process of its own, killed after ``limit`` seconds; ``options`` are subprocess.run's."""
-    command = [sys.executable, program, *map(str, arguments)]
+def spawn_program(
+    program: str, *arguments: Any, processes: int = 1, restarts: int = 0, limit: int = 300, **options: Any
+) -> Finished:
+    """The same in a process of its own, or in several under torchrun, killed after ``limit`` seconds.
+
+    Args:
+        restarts: how often torchrun starts them again.
+        options: subprocess.run's.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, "--max-restarts", restarts]
+    command = [str(word) for word in (sys.executable, *(launcher if processes > 1 else []), program, *arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False, **options)
     return Finished(done.returncode, done.stdout, done.stderr)
 

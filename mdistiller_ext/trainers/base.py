@@ -335,18 +335,20 @@ class BaseTrainer:
         loss is not finite, or a checkpoint cannot be written.
         """
         self.started = time.perf_counter()
-        try:
-            with stop_wish() as self.stop:
+        with stop_wish() as self.stop:
+            try:
                 return self._train()
-        except (KeyboardInterrupt, TrainingError, Stopped):
-            if self.logger is not None:
-                with contextlib.suppress(TrainingError):  # a full disk, perhaps
-                    self.logger.close(self.history)
-            raise
-        finally:
-            for loader in (self.train_loader, self.test_loader):
-                if isinstance(loader, Closing):
-                    loader.close()
+            except (KeyboardInterrupt, TrainingError, Stopped) as error:
+                if self.logger is not None:
+                    with contextlib.suppress(TrainingError):  # a full disk, perhaps
+                        self.logger.close(self.history)
+                if isinstance(error, Stopped):
+                    any_process(False)  # the first one that ended would have torchrun end the others
+                raise
+            finally:
+                for loader in (self.train_loader, self.test_loader):
+                    if isinstance(loader, Closing):
+                        loader.close()
 
     def _train(self) -> dict[str, Any]:
         broadcast_([*self.distiller.learnable_parameters(), *self._buffers()])

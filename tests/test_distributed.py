@@ -1,0 +1,476 @@
+"""Several processes compute what one would: weights, losses, accuracy; and go on after they were stopped or killed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Finished, run_program, spawn_program
+from processes import Processes
+from test_cli import ALWAYS, assert_same_run, names
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mdistiller_ext import build, checkpoint
+from mdistiller_ext.config import load_config
+from mdistiller_ext.data import InMemoryLoader
+from mdistiller_ext.distillers import create_distiller
+from mdistiller_ext.distributed import Agreement, GradientExchange, gather_rows, rank, shares, sum_over_processes, world_size
+from mdistiller_ext.evaluate import evaluate
+from mdistiller_ext.registry import TRAINERS
+from mdistiller_ext.trainers import BaseTrainer
+
+CLASSES = 10
+# name -> trainer, its options and the number of streams; every trainer, merged streams and three
+STREAMS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "base": ("base", {}, 1),
+    "dot": ("dot", {}, 2),
+    "deepkd merged": ("deepkd", {}, 2),
+    "deepkd": ("deepkd", {"delta_tog": 0.05}, 3),
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "KD": {},
+    "LSKD": {},
+    "DKD": {"warmup": 1},
+    "DEEPKD": {"phase_ends": (1, 2)},
+    "GDKD": {"topk": 3},
+    "GDKD3": {"topk": 3},
+    "DIST": {},
+    "DIST apart": {"gather": False},
+    "PRKD": {"correlation": "inter+intra", "average_last": 1},
+    "NONE": {},
+}
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    pool = Processes()
+    yield pool
+    pool.close()
+
+
+class Network(nn.Module):
+    """Two convolutions and a classifier in double precision, with batch norm or without."""
+
+    def __init__(self, batch_norm: bool) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.norm1, self.norm2 = (nn.BatchNorm2d(6), nn.BatchNorm2d(8)) if batch_norm else (nn.Identity(), nn.Identity())
+        self.fc = nn.Linear(8, CLASSES)
+        self.double()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        pooled = self.norm2(self.conv2(self.norm1(self.conv1(images)).relu())).relu().mean(dim=(2, 3))
+        return self.fc(pooled), {"pooled_feat": pooled}
+
+
+class DoubleLoader(InMemoryLoader):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((images.double(), labels) for images, labels in super().__iter__())
+
+
+def loaders() -> tuple[DoubleLoader, DoubleLoader]:
+    """10 batches of 16 an epoch, the last of them of 2 images: with 4 processes two have none."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(256, (146, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(CLASSES, (146,), generator=generator)
+    same: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "num_classes": CLASSES}
+    same |= {"rank": rank(), "world_size": world_size()}
+    train = DoubleLoader(images, labels, batch_size=16, shuffle=True, seed=3, **same)
+    return train, DoubleLoader(images[:33], labels[:33], batch_size=10, **same)
+
+
+def make_trainer(streams: str, method: str, batch_norm: bool, **keywords: Any) -> BaseTrainer:
+    torch.manual_seed(1)
+    student, teacher = Network(batch_norm), Network(batch_norm)
+    for p in teacher.parameters():  # of another opinion, and sure of it
+        p.data.mul_(1.5)
+    trainer, options, _ = STREAMS[streams]
+    settings = {"epochs": 2, "lr": 0.05, "weight_decay": 5e-3, "lr_scheduler": "onecycle", "stream_options": options} | keywords
+    distiller = create_distiller(method.split()[0], student, None if method == "NONE" else teacher, **METHODS[method])
+    made: BaseTrainer = TRAINERS.get(trainer)(distiller, *loaders(), **settings)
+    return made
+
+
+def train(streams: str, method: str, batch_norm: bool) -> dict[str, Any]:
+    """Twenty steps; what they made."""
+    trainer = make_trainer(streams, method, batch_norm)
+    assert len(trainer.active_streams) == STREAMS[streams][2]
+    summary = trainer.train()
+    student = trainer.distiller.student.state_dict()
+    return {"student": student, "history": trainer.history, "summary": summary, "optimizer": trainer.optimizer.state_dict()}
+
+
+def assert_close(found: Any, expected: Any, tolerance: float) -> None:
+    """Nested results agree; times apart."""
+    if isinstance(expected, Tensor):
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected.keys() - {"seconds", "processes"}:
+            assert_close(found[key], expected[key], tolerance)
+    elif isinstance(expected, list):
+        for a, b in zip(found, expected, strict=True):
+            assert_close(a, b, tolerance)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
+    else:
+        assert found == expected
+
+
+def fits(streams: str, method: str) -> bool:
+    return not (method == "NONE" and streams != "base") and not (
+        streams.startswith("deepkd") and method[:4] in ("DIST", "PRKD")
+    )
+
+
+PAIRS = [(streams, method) for streams, method in itertools.product(STREAMS, METHODS) if fits(streams, method)]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(("streams", "method"), [pair for pair in PAIRS if pair[1] != "DIST apart"])
+def test_several_processes_train_the_weights_of_one(processes: Processes, streams: str, method: str, count: int) -> None:
+    """Twenty steps without batch norm, in float64: weights, momenta, losses, accuracies, PRKD's average."""
+    alone = train(streams, method, False)
+    together = processes(count, train, streams, method, False)
+    momenta = alone.pop("optimizer")
+    for result in together:
+        assert_close(result.pop("optimizer"), momenta, 1e-8)  # up to 250 with DIST
+        assert_close(result, alone, 1e-10)
+        assert all(torch.equal(value, together[0]["student"][name]) for name, value in result["student"].items())
+    start = make_trainer(streams, method, False).distiller.student.state_dict()
+    assert max(float((value - start[name]).abs().max()) for name, value in alone["student"].items()) > 1e-2
+
+
+def train_by_rank(streams: str, method: str, count: int) -> dict[str, Tensor]:
+    """What ``count`` processes do, written down for one: each part of a batch alone, buffers those of the first."""
+    trainer = make_trainer(streams, method, True)
+    distiller, optimizer = trainer.distiller.train(), trainer.optimizer
+    for epoch in (1, 2):
+        trainer.train_loader.set_epoch(epoch)
+        trainer.progress.set_epoch(epoch)
+        for images, labels in trainer.train_loader:
+            weights = list(distiller.student.parameters())
+            sums = {stream.name: [torch.zeros_like(p) for p in weights] for stream in trainer.active_streams}
+            for part in range(count):
+                buffers = [b.clone() for b in distiller.buffers()]
+                rows = slice(part, None, count)
+                if not len(labels[rows]):
+                    continue
+                _, losses = distiller(images[rows], labels[rows], trainer.progress)
+                for stream in trainer.active_streams:
+                    loss = torch.stack([value for name, value in losses.items() if name.split("/")[0] in stream.roles]).sum()
+                    gradients = torch.autograd.grad(loss, weights, retain_graph=True)
+                    for total, gradient in zip(sums[stream.name], gradients, strict=True):
+                        total += gradient * (len(labels[rows]) / len(labels))
+                if part:
+                    for buffer, first in zip(distiller.buffers(), buffers, strict=True):
+                        buffer.copy_(first)
+            for name, totals in sums.items():
+                for p, total in zip(weights, totals, strict=True):
+                    p.grad = total
+                optimizer.absorb(name)
+            optimizer.step()
+            trainer.scheduler.step()
+    return distiller.student.state_dict()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(
+    ("streams", "method"), [("base", "KD"), ("dot", "DIST apart"), ("deepkd", "DKD"), ("deepkd merged", "DEEPKD")]
+)
+def test_batch_norm_sees_its_own_part_and_the_first_process_keeps_the_statistics(
+    processes: Processes, streams: str, method: str, count: int
+) -> None:
+    reference = train_by_rank(streams, method, count)
+    for result in processes(count, train, streams, method, True):
+        assert_close(result["student"], reference, 1e-10)
+
+
+def train_full_batches(with_ddp: bool) -> dict[str, Tensor]:
+    """Two epochs of plain training on batches of which all processes have an equal part: DDP knows no other."""
+    trainer = make_trainer("base", "NONE", True)
+    student = trainer.distiller.student.train()
+    model: nn.Module = DistributedDataParallel(student) if with_ddp else student
+    for epoch in (1, 2):
+        trainer.train_loader.set_epoch(epoch)
+        for images, labels in itertools.islice(trainer.train_loader, 9):
+            if with_ddp:
+                nn.functional.cross_entropy(model(images)[0], labels).backward()
+                trainer.optimizer.step()
+            else:
+                trainer.train_step(images, labels)
+            trainer.scheduler.step()
+    return {name: value for name, value in student.state_dict().items() if with_ddp or rank() == 0 or "running" not in name}
+
+
+def test_a_single_stream_is_torchs_distributed_data_parallel(processes: Processes) -> None:
+    ddp, ours = (processes(2, train_full_batches, with_ddp) for with_ddp in (True, False))
+    assert_close(ours[0], ddp[0], 1e-12)
+
+
+# ---- the parts ----------------------------------------------------------------------------------------------------
+
+
+def test_shares_cover_a_batch_and_differ_by_one_at_most(processes: Processes) -> None:
+    assert processes(4, shares, 10) == [[3, 3, 2, 2]] * 4
+    assert processes(4, shares, 2) == [[1, 1, 0, 0]] * 4
+    assert shares(7) == [7]
+
+
+def gather_and_square() -> tuple[Tensor, Tensor, Tensor]:
+    sizes = [2, 0]
+    rows = torch.tensor([[1.0], [2.0]] if rank() == 0 else [[9.0]], dtype=torch.float64, requires_grad=True)
+    everything = gather_rows(rows, sizes)
+    (everything.square().sum() * sizes[rank()] / 2).backward()  # weighted as the trainer does
+    assert rows.grad is not None
+    return everything.detach(), rows.grad, sum_over_processes(rows.grad.sum())
+
+
+def test_gathered_rows_are_those_that_count_and_gradients_go_home(processes: Processes) -> None:
+    (everything, gradient, total), (same, nothing, _) = processes(2, gather_and_square)
+    assert everything.tolist() == same.tolist() == [[1.0], [2.0]]
+    assert gradient.tolist() == [[2.0], [4.0]]
+    assert nothing.tolist() == [[0.0]]
+    assert float(total) == 6.0
+
+
+def exchange() -> list[Any]:
+    """Two exchanges under way at once, of parameters in two layouts and two kinds of numbers, one of them without gradient."""
+    torch.manual_seed(rank())
+    parameters = [
+        nn.Parameter(torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)),
+        nn.Parameter(torch.zeros(5).double()),
+    ]
+    parameters.append(nn.Parameter(torch.zeros(1)))
+    given, exchanges = [], []
+    for _ in range(2):
+        for p in parameters[:2]:
+            p.grad = torch.randn(p.shape, dtype=p.dtype)
+        given.append([p.grad for p in parameters[:2]])
+        exchanges.append(GradientExchange(parameters, weight=0.25 if rank() else 0.75))
+        assert all(p.grad is None for p in parameters)
+    sums = []
+    for each in exchanges:
+        each.wait()
+        assert parameters[2].grad is None
+        assert parameters[0].grad is not None
+        assert parameters[0].grad.stride() == parameters[0].stride()
+        sums.append([p.grad for p in parameters[:2]])
+    return [given, sums]
+
+
+def test_gradients_are_added_up_by_weight_while_others_are_under_way(processes: Processes) -> None:
+    (given, sums), (theirs, same) = processes(2, exchange)
+    for a, b, total, again in zip(given, theirs, sums, same, strict=True):
+        for x, y, z, w in zip(a, b, total, again, strict=True):
+            torch.testing.assert_close(z, 0.75 * x + 0.25 * y)
+            assert torch.equal(z, w)
+
+
+def agree() -> list[list[bool]]:
+    agreement = Agreement()
+    return [agreement(rank() == 1 and call == 2, rank() == 0 and call == 3) for call in range(5)]
+
+
+def test_a_wish_of_one_process_is_known_to_all_one_call_later(processes: Processes) -> None:
+    for granted in processes(2, agree):
+        assert granted == [[False, False]] * 3 + [[True, False], [False, True]]
+    assert agree() == [[False, False]] * 3 + [[False, True], [False, False]]  # alone: at once, and only process 0
+
+
+def evaluate_counted() -> tuple[dict[str, float], int]:
+    _, loader = loaders()
+    torch.manual_seed(1)
+    seen = [labels for _, labels in loader]
+    return evaluate(Network(True), loader), sum(map(len, seen))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_every_test_image_counts_once(processes: Processes, count: int) -> None:
+    alone, images = evaluate_counted()
+    assert images == 33
+    together = processes(count, evaluate_counted)
+    assert sum(seen for _, seen in together) == images
+    for result, _ in together:
+        assert result["top1"] == alone["top1"]
+        assert result["top5"] == alone["top5"]
+        assert result["loss"] == pytest.approx(alone["loss"], rel=1e-12)
+
+
+# ---- a loss that is not finite ------------------------------------------------------------------------------------
+
+
+def train_over_nan(on_nan: str, bad_rank: int | None) -> dict[str, Any]:
+    """Training in which one process meets a NaN in the 4th batch, unless there is none and the batch is jumped over."""
+    trainer = make_trainer("deepkd", "DKD", False, on_nan=on_nan, epochs=1)
+    losses = trainer.distiller.losses
+
+    def poisoned(*arguments: Any) -> dict[str, Tensor]:
+        parts = losses(*arguments)
+        if trainer.step == 3 and rank() == bad_rank:
+            parts["target/tckd"] = parts["target/tckd"] * math.nan
+        return parts
+
+    trainer.distiller.losses = poisoned  # type: ignore[method-assign]
+    if bad_rank is None:
+        step = trainer._quick_step
+        trainer._quick_step = lambda *batch: None if trainer.step == 3 else step(*batch)  # type: ignore[method-assign]
+    trainer.train()
+    return {
+        "student": trainer.distiller.student.state_dict(),
+        "skipped": trainer.skipped,
+        "loss": trainer.history[0]["train_loss"],
+    }
+
+
+@pytest.mark.parametrize("bad_rank", [0, 1])
+def test_all_processes_leave_a_batch_out_that_one_cannot_learn_from(processes: Processes, bad_rank: int) -> None:
+    expected = train_over_nan("skip", None)["student"]
+    for result in processes(2, train_over_nan, "skip", bad_rank):
+        assert result["skipped"] == 1
+        assert math.isfinite(result["loss"])
+        assert_close(result["student"], expected, 1e-10)
+
+
+def test_all_processes_stop_where_one_meets_a_loss_that_is_not_finite(processes: Processes) -> None:
+    with pytest.raises(AssertionError, match=r"not finite in epoch 1, step 4: target/tckd = nan.*SOLVER.ON_NAN skip"):
+        processes(2, train_over_nan, "stop", 1)
+
+
+# ---- from the command line ----------------------------------------------------------------------------------------
+
+DISTURBER = """
+import os, pathlib, signal
+from mdistiller_ext.distributed import rank
+from mdistiller_ext.trainers import BaseTrainer
+
+step, taken, done = BaseTrainer.train_step, 0, pathlib.Path({done!r})
+
+def train_step(self, images, labels):
+    global taken
+    taken += 1
+    if rank() == 1 and taken == {step} and not done.exists():
+        done.touch()
+        os.kill(os.getpid(), signal.{signal})
+    return step(self, images, labels)
+
+BaseTrainer.train_step = train_step
+"""
+
+
+def disturber(folder: Path, name: str, step: int) -> list[Any]:
+    """Options with which the second process gets a signal in its ``step``-th step, once."""
+    plugin = folder / f"{name}.py"
+    plugin.write_text(DISTURBER.format(done=str(folder / f"{name}.done"), step=step, signal=name))
+    return ["--plugin", plugin]
+
+
+@pytest.fixture(scope="module")
+def in_two(glyphs_root: Path, teacher_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, Finished]:
+    """Arguments, folder and output of a run of 3 epochs of 3 steps in two processes, the last of a batch of one image."""
+    prefix = tmp_path_factory.mktemp("together")
+    arguments = (
+        f"EXPERIMENT.PROJECT p EXPERIMENT.NAME run DATASET.TYPE glyphs DATASET.ROOT {glyphs_root} DATASET.LIMIT 65 "
+        f"DISTILLER.TYPE DKD DISTILLER.STUDENT resnet8 DISTILLER.TEACHER resnet8 DISTILLER.TEACHER_CKPT {teacher_file} "
+        "SOLVER.TRAINER dot SOLVER.BATCH_SIZE 32 SOLVER.EPOCHS 3 SOLVER.LR_SCHEDULER onecycle SOLVER.DEVICE cpu"
+    ).split()
+    finished = spawn_program("train.py", *arguments, "LOG.PREFIX", prefix, processes=2)
+    return arguments, prefix / "p" / "run", finished
+
+
+def test_one_process_writes_and_speaks(in_two: tuple[list[str], Path, Finished]) -> None:
+    _, folder, finished = in_two
+    assert (finished.status, finished.err) == (0, "")
+    assert "on cpu (2 processes)" in finished.out
+    assert [finished.out.count(part) for part in ("teacher:", "epoch 1/3", "epoch 3/3", "test top-1:")] == [1, 1, 1, 1]
+    assert names(folder) == ALWAYS
+    assert len(list((folder / "train.events").iterdir())) == 1
+    assert json.loads((folder / "summary.json").read_text())["processes"] == 2
+    assert names(folder.parent) == {"run"}
+
+
+def test_eval_in_several_processes_says_what_it_says_in_one(in_two: tuple[list[str], Path, Finished]) -> None:
+    _, folder, _ = in_two
+    together = spawn_program("eval.py", "-c", folder, processes=2)
+    assert (together.status, together.err) == (0, "")
+    assert together.out == run_program("eval.py", "-c", folder).out
+
+
+def test_processes_that_were_stopped_go_on_exactly_and_then_as_one(
+    in_two: tuple[list[str], Path, Finished], tmp_path: Path
+) -> None:
+    """SIGTERM reaches one of the two, in the middle of an epoch."""
+    arguments, never_stopped, _ = in_two
+    arguments = [*arguments, "LOG.PREFIX", str(tmp_path)]
+    stopped = spawn_program("train.py", *arguments, *disturber(tmp_path, "SIGTERM", 5), processes=2)
+    assert stopped.status == 1  # torchrun's own; that of a process is in what it writes
+    assert "exitcode  : 75" in stopped.err
+    assert stopped.err.count("stopped in epoch 2, step 3 of 3, and saved: --resume goes on there\n") == 1
+    folder = tmp_path / "p" / "run"
+    state = checkpoint.load(folder / "latest")
+    assert (state["epoch"], state["step"]) == (1, 3)  # the other one hears of it one step later
+    one_process = shutil.copytree(folder, tmp_path / "p" / "alone")
+
+    resumed = spawn_program("train.py", "--resume", "auto", *arguments, processes=2)
+    assert (resumed.status, resumed.err) == (0, "")
+    assert_same_run(folder, never_stopped)
+
+    folder.rename(tmp_path / "p" / "together")
+    one_process.rename(folder)
+    alone = run_program("train.py", *arguments, "--resume")
+    assert alone.status == 0, alone.err
+    assert "the run was on 2 processes and goes on with 1" in alone.out
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 4
+
+
+def test_torchrun_starts_processes_again_after_one_was_killed_and_they_go_on_exactly(
+    in_two: tuple[list[str], Path, Finished], tmp_path: Path
+) -> None:
+    arguments, never_killed, _ = in_two
+    saving = ["LOG.PREFIX", tmp_path, "SOLVER.CHECKPOINT_STEPS", 1]
+    killer = disturber(tmp_path, "SIGKILL", 5)
+    finished = spawn_program("train.py", *arguments, *saving, *killer, processes=2, restarts=1)
+    assert finished.status == 0, finished.err
+    assert "Traceback" not in finished.err
+    assert finished.out.count("run folder") == 3  # twice at the beginning, once at the end
+    assert names(tmp_path / "p") == {"run"}  # not a second run beside the first
+    assert_same_run(tmp_path / "p" / "run", never_killed)
+
+
+def check_same(settings: list[str]) -> None:
+    build._check_same_everywhere(load_config(None, [*settings, "LOG.PREFIX", f"/{rank()}"]), "hash", (1, 1))
+    build._check_same_everywhere(load_config(None, [*settings, "SOLVER.LR", 0.1 + rank()]), "hash", (1, 1 + rank()))
+
+
+def test_processes_with_different_jobs_do_not_start(processes: Processes, tiny: list[str]) -> None:
+    with pytest.raises(AssertionError, match=r"another job than process .*SOLVER.LR: .* test images"):
+        processes(2, check_same, tiny)
+
+
+def test_more_processes_than_images_in_a_batch_is_told(processes: Processes, tiny: list[str]) -> None:
+    with pytest.raises(AssertionError, match=r"SOLVER.BATCH_SIZE 1 is too small to be dealt to 2 processes"):
+        processes(2, build_small, [*tiny, "SOLVER.BATCH_SIZE", "1"])
+
+
+def build_small(settings: list[str]) -> None:
+    build.build_trainer(load_config(None, settings))
+
+
+def test_synchronised_batch_norm_is_torchs_and_wants_gpus(processes: Processes, tiny: list[str]) -> None:
+    with pytest.raises(AssertionError, match=r"SOLVER.SYNC_BN: torch synchronises batch norm on GPUs only"):
+        processes(2, build_small, [*tiny, "SOLVER.SYNC_BN", "True"])
+    assert processes(2, synchronised) == [2, 2]
+    build_small([*tiny, "SOLVER.SYNC_BN", "True"])  # of one process every batch norm sees the whole batch
+
+
+def synchronised() -> int:
+    network = build._synchronise(Network(True), torch.device("cuda"))
+    return sum(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
