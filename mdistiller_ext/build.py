@@ -198,6 +198,7 @@ def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader
         device=device,
         data_device=None if data.DEVICE == "auto" else choose_device(data.DEVICE),
         num_workers=data.NUM_WORKERS,
+        on_error=data.ON_ERROR,
         num_classes=data.NUM_CLASSES,
         image_size=data.IMAGE_SIZE,
         mean=data.MEAN,

@@ -49,6 +49,7 @@ def default_config() -> CfgNode:
             "LIMIT": 0,  # keep this many training and test images; 0 keeps all
             "DEVICE": "auto",  # that keeps data which fit in memory: the training device, or cpu
             "NUM_WORKERS": 2,  # for data sets that do not fit in memory
+            "ON_ERROR": "stop",  # there, at an image that cannot be read; or skip
             "TEST": {"BATCH_SIZE": 64},
             "STRONG": [],  # augmentations after the usual ones: autoaugment, randaugment, cutout, erasing
             # For image folders; 0 and [] are what the data set has.
@@ -392,8 +393,9 @@ def _without_effect(config: CfgNode) -> list[str]:
         for name in changed
         if name.startswith(others) and not name.startswith(trainer)
     ]
-    if "DATASET.NUM_WORKERS" in changed and issubclass(DATASETS.get(config.DATASET.TYPE), InMemoryDataset):
-        notes.append(f"DATASET.NUM_WORKERS ({config.DATASET.TYPE} is kept in memory)")
+    if issubclass(DATASETS.get(config.DATASET.TYPE), InMemoryDataset):
+        of_files = ("DATASET.NUM_WORKERS", "DATASET.ON_ERROR")
+        notes += [f"{name} ({config.DATASET.TYPE} is kept in memory)" for name in of_files if name in changed]
     return notes
 
 

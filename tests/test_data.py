@@ -99,6 +99,33 @@ def test_without_shuffle_the_order_is_the_files() -> None:
     assert torch.equal(epoch_of(loader, 5)[1], torch.arange(10))
 
 
+@pytest.mark.parametrize("gathered", [32, 1024])
+@pytest.mark.parametrize("augment", [None, random_crop_flip])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_several_processes_share_an_epoch(
+    monkeypatch: pytest.MonkeyPatch, world_size: int, augment: Augment | None, gathered: int
+) -> None:
+    monkeypatch.setattr("mdistiller_ext.data.loader._GATHERED", gathered)
+    make = functools.partial(
+        InMemoryLoader, random_images(97), torch.arange(97), batch_size=32, mean=MEAN, std=STD, augment=augment
+    )
+    for shuffle in (True, False):
+        alone = make(shuffle=shuffle)
+        alone.set_epoch(2)
+        whole = list(alone)
+        assert [len(labels) for _, labels in whole] == [32, 32, 32, 1]
+        for rank in range(world_size):
+            loader = make(shuffle=shuffle, rank=rank, world_size=world_size)
+            assert (len(loader), loader.num_images) == (4, 97)
+            for first_batch in range(5):
+                loader.set_epoch(2, first_batch)
+                for (images, labels), (all_images, all_labels) in zip(loader, whole[first_batch:], strict=True):
+                    assert torch.equal(images, all_images[rank::world_size])
+                    assert torch.equal(labels, all_labels[rank::world_size])
+                if first_batch < 4:
+                    assert images.shape == (1 if rank == 0 else 0, 3, 32, 32)
+
+
 def test_normalisation_equals_torchvision() -> None:
     from torchvision import transforms
 

@@ -152,6 +152,29 @@ def test_mean_and_std_can_be_given(tree: Path) -> None:
     torch.testing.assert_close(epoch_of(test)[0], (pixels - 0.5) / 0.25, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("world_size", "workers"), [(2, 0), (3, 2), (4, 0)])
+def test_several_processes_share_an_epoch(tree: Path, world_size: int, workers: int) -> None:
+    sizes = {"batch_size": 7, "test_batch_size": 5}  # the last batches are of one image, in training and in the test
+    ranks = [
+        create("folder", root=tree, num_workers=workers, rank=r, world_size=world_size, **sizes) for r in range(world_size)
+    ]
+    for which, alone in enumerate(create("folder", root=tree, **sizes)):
+        alone.set_epoch(2)
+        whole = list(alone)
+        assert len(whole[-1][1]) == 1
+        for rank, loaders in enumerate(ranks):
+            loader = loaders[which]
+            assert (len(loader), loader.num_images) == (len(alone), alone.num_images)
+            for first_batch in range(len(whole) + 1):
+                loader.set_epoch(2, first_batch)
+                for (images, labels), (all_images, all_labels) in zip(loader, whole[first_batch:], strict=True):
+                    assert torch.equal(images, all_images[rank::world_size])
+                    assert torch.equal(labels, all_labels[rank::world_size])
+                if first_batch < len(whole):
+                    assert images.shape == (1 if rank == 0 else 0, 3, 32, 32)
+            loader.close()  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P", "1"])
 def test_every_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("x.jpg" if mode in ("L", "CMYK") else "x.png")

@@ -31,7 +31,7 @@ from .base import (
 )
 from .image_transforms import evaluation_transform, training_transform
 from .loader import InMemoryLoader, mix_seeds
-from .worker_loader import WorkerLoader
+from .worker_loader import OnError, WorkerLoader, check_on_error
 
 __all__ = [
     "ImageFolderDataset",
@@ -71,6 +71,7 @@ def create_loaders(
     device: str | torch.device = "cpu",
     data_device: str | torch.device | None = None,
     num_workers: int = 2,
+    on_error: OnError = "stop",
     num_classes: int = 0,
     image_size: int = 0,
     mean: Sequence[float] = (),
@@ -91,6 +92,7 @@ def create_loaders(
         data_device: where images lie that are kept in memory, ``device`` by default.
         num_workers: processes that read images, for each loader, but no more than there are cores; data sets in memory
             need none.
+        on_error: what an image file that cannot be read does: ``stop`` raises, ``skip`` goes on without; see WorkerLoader.
         num_classes: how many classes there must be; 0 leaves it to the data set.
         image_size: height and width in pixels that image files are brought to; 0 for the data set's own.
         mean, std: per channel, on the scale 0..1; empty for the data set's own.
@@ -111,6 +113,7 @@ def create_loaders(
         raise ConfigError(f"image size (DATASET.IMAGE_SIZE) must be at most {_LARGEST} pixels, got {image_size}")
     if not 0 < test_fraction < 1:
         raise ConfigError(f"the fraction of test images must lie between 0 and 1, got {test_fraction}")
+    check_on_error(on_error)
     mean, std = (
         own if isinstance(given, Sequence) and not given else given for given, own in ((mean, dataset.mean), (std, dataset.std))
     )
@@ -149,6 +152,7 @@ def create_loaders(
         mean=mean,
         std=std,
         num_workers=num_workers,
+        on_error=on_error,
         device=device,
         rank=rank,
         world_size=world_size,
