@@ -15,13 +15,13 @@ import torch
 from mdistiller_ext.build import build_loaders, build_model, choose_device, load_plugin, load_weights, teacher_path
 from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import first_on_this_machine, group, rank
-from mdistiller_ext.errors import ConfigError, MissingFileError, run_command
+from mdistiller_ext.errors import ConfigError, MissingFileError, Parser, run_command
 from mdistiller_ext.evaluate import evaluate, try_images
 from mdistiller_ext.models import check_model_name
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", help="architecture; what comes from a run folder knows its own")
     parser.add_argument("-c", "--ckpt", default="pretrain", help="checkpoint, run folder, or 'pretrain' for the teacher's")
     parser.add_argument("-d", "--dataset", help="data set; the run's or cifar100 by default")

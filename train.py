@@ -21,7 +21,7 @@ from yacs.config import CfgNode
 from mdistiller_ext.build import build_trainer, load_plugin
 from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import group, rank, restarted, world_size
-from mdistiller_ext.errors import python_command, run_command
+from mdistiller_ext.errors import Parser, python_command, run_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
 from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
@@ -29,7 +29,7 @@ from mdistiller_ext.run_folder import Resume, run_folder
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", metavar="FILE", help="yaml file of the experiment; the defaults if left out")
     parser.add_argument("--seed", type=int, help="short for EXPERIMENT.SEED")
     parser.add_argument("--deterministic", action="store_true", help="short for EXPERIMENT.DETERMINISTIC True")

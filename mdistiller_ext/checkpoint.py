@@ -18,6 +18,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -202,7 +203,7 @@ def _mistaken(content: bytes) -> str:
 
 
 def _corrupt(path: Path, content: bytes, error: Exception) -> CorruptFileError:
-    why = _printable(str(error).strip().split("\n")[0])
+    why = _printable(str(error).strip().split("\n")[0]) or type(error).__name__
     if re.search("weights.only", why, re.IGNORECASE):  # torch advises to read it without care
         why = "its pickle cannot be read"
     if len(content) < _SHORTEST:
@@ -244,7 +245,7 @@ def load_weights(
     if state.keys() == saved.keys():
         # Modules that have changed since rename their entries themselves, by the version that was saved with them
         # (torchvision's vision transformers do).
-        with contextlib.suppress(RuntimeError, ValueError):
+        with contextlib.suppress(Exception):  # the version may be anything
             model.load_state_dict(saved)
             return []
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -267,7 +268,7 @@ def load_weights(
 def _weights(path: Path, content: object) -> Mapping[str, Tensor]:
     """The state_dict in what a file holds. Raises CorruptFileError where there is none, or one of other things than tensors."""
     # What is under a key comes before the whole, in which a number may be a tensor too.
-    places = [*(content.get(key) for key in _WEIGHT_KEYS), content] if isinstance(content, dict) else []
+    places = [*(dict.get(content, key) for key in _WEIGHT_KEYS), content] if isinstance(content, dict) else []
     weights = next((place for place in places if _has_tensors(place)), None)
     if weights is None:
         found = f"the keys {', '.join(map(str, content)) or '(none)'}" if isinstance(content, dict) else type(content).__name__
@@ -275,7 +276,7 @@ def _weights(path: Path, content: object) -> Mapping[str, Tensor]:
         raise CorruptFileError(
             f"{path} holds no weights: expected a state_dict, or one under a key of {keys}; found {_printable(found)}"
         )
-    for key, value in weights.items():
+    for key, value in dict.items(weights):
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
             kind = f"{value.device} {value.layout} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
             raise CorruptFileError(
@@ -283,24 +284,45 @@ def _weights(path: Path, content: object) -> Mapping[str, Tensor]:
             )
         if not isinstance(key, str):
             raise CorruptFileError(f"{path}: entry {_printable(str(key))} of its weights has no name")
-    return weights
+    # A file can hide any method of a dict or a tensor behind an attribute of the same name; a copy has the methods.
+    plain = OrderedDict((key, Tensor.detach(value)) for key, value in dict.items(weights))
+    vars(plain)["_metadata"] = getattr(weights, "_metadata", None)
+    return plain
 
 
-def _has_tensors(place: object) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(place, Mapping) and any(isinstance(value, Tensor) for value in place.values())
+def _has_tensors(place: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(place, dict) and any(isinstance(value, Tensor) for value in dict.values(place))
 
 
 def _check_numbers(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raise CorruptFileError for the first entry of another kind of numbers than the network's, or that is not finite."""
+    """Raise CorruptFileError for the first entry of another kind of numbers than the network's, or that is not finite.
+
+    Of those that have the network's shapes: a tensor of a few bytes can stand for one of any size, and would fill the memory.
+    """
     for key, value in state.items():
-        theirs, ours = value.dtype, own[key].dtype if key in own else value.dtype
-        if theirs != ours and (theirs.is_complex or (ours.is_floating_point and not theirs.is_floating_point)):
-            kinds = [str(kind).removeprefix("torch.") for kind in (theirs, ours)]
+        if key not in own or own[key].shape != value.shape:
+            continue
+        numbers = _converted(value, own[key].dtype)
+        if numbers is None:
+            kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in (value, own[key])]
             raise CorruptFileError(f"{path}: entry '{_printable(key)}' holds {kinds[0]} numbers where {kinds[1]} is needed")
-        if theirs.is_floating_point and not value.float().isfinite().all():
+        if not numbers.isfinite().all():
             raise CorruptFileError(
                 f"{path}: entry '{_printable(key)}' is not finite (NaN or infinity); its training diverged, or it is damaged"
             )
+
+
+def _converted(value: Tensor, kind: torch.dtype) -> Tensor | None:
+    """The numbers as another kind, or None where they would not be the same ones or torch cannot read theirs.
+
+    For whole numbers as float64, in which one that is not finite can be seen.
+    """
+    theirs = value.dtype
+    if theirs != kind and (theirs.is_complex or (kind.is_floating_point and not theirs.is_floating_point)):
+        return None
+    with contextlib.suppress(RuntimeError):
+        return value.to(kind if kind.is_floating_point or kind.is_complex else torch.float64)
+    return None
 
 
 def _unwrap(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,12 +7,14 @@ Spelling is mdistiller's. A method's settings are the keyword-only arguments of 
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import inspect
 import itertools
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ _NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_
 # What the items of lists are that are empty by default.
 _ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0}
 _MOST_SETTINGS = 10_000  # of one file: a short one of nested aliases can stand for billions
+_MOST_FILES = 100  # that one builds on, each counted as often as it is named: that may double from file to file
+_LONGEST_KEY = 200  # characters
 
 
 def default_config() -> CfgNode:
@@ -111,20 +115,20 @@ def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = 
     if path is not None:
         if not str(path):
             raise ConfigError("the name of the config file is empty")
-        _merge_file(config, Path(path))
+        _merge_file(config, Path(path), itertools.count())
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs, KEY VALUE; '{overrides[-1]}' has no partner")
     known = _flat(config)
     # A setting that is text takes the words as they are: a TAG of 0.10 is no number.
-    pairs = zip(overrides[::2], overrides[1::2], strict=True)
-    settings = {str(key): value if isinstance(known.get(key), str) else _parse(value) for key, value in pairs}
+    pairs = [(str(key), value) for key, value in zip(overrides[::2], overrides[1::2], strict=True)]
+    settings = {key: value if isinstance(known.get(key), str) else _parse(value) for key, value in pairs}
     _merge_settings(config, settings, where="the command line")
     _check(config)
     unused = _without_effect(config)
     if unused:
         warnings.warn(f"without effect in this run: {'; '.join(unused)}", ConfigWarning, stacklevel=2)
     if not config.EXPERIMENT.NAME:
-        config.EXPERIMENT.NAME = _experiment_name(config.EXPERIMENT.TAG, overrides)
+        config.EXPERIMENT.NAME = _experiment_name(config.EXPERIMENT.TAG, pairs)
     config.freeze()
     return config
 
@@ -196,14 +200,17 @@ def _arguments(node: CfgNode, function: Any, spelling: dict[str, str]) -> dict[s
 # ---- reading and merging ------------------------------------------------------------------------------------------
 
 
-def _merge_file(config: CfgNode, path: Path, children: tuple[Path, ...] = ()) -> None:
-    """Put a yaml file's settings into the tree, after those of the files that its ``_BASE_`` names."""
+def _merge_file(config: CfgNode, path: Path, count: Iterator[int], children: tuple[Path, ...] = ()) -> None:
+    """Put a yaml file's settings into the tree, after those of the files that its ``_BASE_`` names; ``count`` counts these."""
+    # os.path's questions have an answer for any text, also for one that cannot be a name.
+    if os.path.isdir(path):
+        raise ConfigError(f"the config file {path} is a folder")
+    if not os.path.isfile(path):
+        raise ConfigError(f"config file not found: {path}{_near_file(path)}")
     if path.resolve() in children:
         raise ConfigError(f"{path}: _BASE_ leads back to itself")
-    if path.is_dir():
-        raise ConfigError(f"the config file {path} is a folder")
-    if not path.is_file():
-        raise ConfigError(f"config file not found: {path}{_near_file(path)}")
+    if next(count) > _MOST_FILES:
+        raise ConfigError(f"{path}: more than {_MOST_FILES} files through _BASE_")
     try:
         text = path.read_text(encoding="utf-8")
     except (ValueError, OSError) as error:
@@ -217,30 +224,41 @@ def _merge_file(config: CfgNode, path: Path, children: tuple[Path, ...] = ()) ->
         if not base:
             raise ConfigError(f"_BASE_ in {path} is empty")
         beside, here = path.parent / base, Path(base)
-        _merge_file(config, here if here.is_file() and not beside.is_file() else beside, (*children, path.resolve()))
+        chosen = here if os.path.isfile(here) and not os.path.isfile(beside) else beside
+        _merge_file(config, chosen, count, (*children, path.resolve()))
     # Neither do upstream's files build on others, nor do they have our keys, such as every run's own config.yaml has.
     _merge_settings(config, settings, where=str(path), whole_file=not bases and "EXPERIMENT.SEED" not in settings)
 
 
 class _Loader(yaml.SafeLoader):
-    """yaml in which no mapping has a key twice: the last one would count, in silence."""
+    """yaml in which no mapping has a key twice: the last one would count, in silence. Nor are keys or merges without end."""
+
+    merged = 0  # entries of mappings, each counted as often as it is merged into one
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         names = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
+                if len(key.value) > _LONGEST_KEY:
+                    raise yaml.composer.ComposerError(None, None, f"a key of {len(key.value):,} characters", key.start_mark)
                 if key.value in names:
                     raise yaml.composer.ComposerError(None, None, f"the key {key.value} stands twice", key.start_mark)
                 names.add(key.value)
         return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > _MOST_SETTINGS:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {_MOST_SETTINGS:,} settings", node.start_mark)
 
 
 def _read(text: str, name: str) -> dict[str, Any]:
     """The settings of a yaml text by dotted names. Raises ConfigError that says ``name`` for anything else."""
     try:
         content = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # of a value that does not fit its tag, yaml raises many things
         raise ConfigError(f"{name} is not readable yaml: {' '.join(str(error).split())}") from error
     if content is None:
         content = {}
@@ -285,8 +303,8 @@ def _merge_settings(config: CfgNode, settings: dict[str, Any], where: str, whole
 
 def _near_file(path: Path) -> str:
     """A hint at an existing yaml file, for a path that is not one."""
-    folder = path.parent if path.parent.is_dir() else path.parent.parent
-    folders = [Path("configs")] + ([folder] if folder.is_dir() and folder != Path(folder.anchor) else [])
+    folder = path.parent if os.path.isdir(path.parent) else path.parent.parent
+    folders = [Path("configs")] + ([folder] if os.path.isdir(folder) and folder != Path(folder.anchor) else [])
     files = [str(file) for each in folders for file in itertools.islice(each.rglob("*.yaml"), 2000)]
     near = difflib.get_close_matches(str(path), files, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
@@ -301,19 +319,17 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 def _parse(text: Any) -> Any:
     """A command-line value as Python or, like in the files, yaml reads it; anything else stays what it is."""
-    for parse in (ast.literal_eval, yaml.safe_load) if isinstance(text, str) else ():
-        try:
+    for parse in (ast.literal_eval, partial(yaml.load, Loader=_Loader)) if isinstance(text, str) else ():
+        with contextlib.suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's about what is no Python
             return parse(text)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError):
-            pass
     return text
 
 
-def _experiment_name(tag: str, overrides: Sequence[Any]) -> str:
+def _experiment_name(tag: str, overrides: Sequence[tuple[str, Any]]) -> str:
     """TAG and what was overridden, but for where the run goes."""
     elsewhere = ("LOG.", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG")
-    pairs = zip(overrides[::2], overrides[1::2], strict=True)
-    return ",".join([tag, *(f"{key}:{value}" for key, value in pairs if not key.startswith(elsewhere))])
+    return ",".join([tag, *(f"{key}:{value}" for key, value in overrides if not key.startswith(elsewhere))])
 
 
 def _merge(config: CfgNode, settings: dict[str, Any], where: str, prefix: str = "") -> None:
@@ -347,6 +363,8 @@ def _near_setting(name: str) -> str:
 
 def _coerce(default: Any, value: Any, name: str, where: str) -> Any:
     """The value as the default's type: an int may stand for a float, and a list for a list. Else ConfigError."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise ConfigError(f"{name} in {where} is out of all bounds: {shown(value)}")
     if isinstance(default, float):
         try:
             if not isinstance(value, bool) and isinstance(value, int | float | str):
@@ -410,3 +428,12 @@ def _check(config: CfgNode) -> None:
     for key, least in (("SOLVER.BATCH_SIZE", 1), ("DATASET.TEST.BATCH_SIZE", 1), ("SOLVER.EPOCHS", 1), ("EXPERIMENT.SEED", 0)):
         if flat[key] < least:
             raise ConfigError(f"{key} must be at least {least}, not {flat[key]}")
+    for key in ("DATASET.ROOT", "LOG.PREFIX", "DISTILLER.TEACHER_CKPT", "DISTILLER.STUDENT_CKPT"):
+        if not _can_be_a_path(flat[key]):
+            raise ConfigError(f"{key} cannot be the name of a file or folder: {shown(flat[key])}")
+
+
+def _can_be_a_path(text: str) -> bool:
+    with contextlib.suppress(UnicodeEncodeError):
+        return b"\0" not in os.fsencode(text)
+    return False

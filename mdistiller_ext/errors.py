@@ -7,19 +7,28 @@ keeps its traceback. Each class is also a built-in exception, so that code in a 
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import itertools
 import os
+import re
 import reprlib
 import select
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
-class UserError(Exception):
+class _OneLine(Exception):
+    """Says what it has to say in one line, whatever files and users have put into that."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+class UserError(_OneLine):
     """Base of all errors whose message says what is wrong and how to mend it."""
 
 
@@ -49,7 +58,7 @@ class Stopped(Exception):
     status = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
 
-class Note(UserWarning):
+class Note(_OneLine, UserWarning):
     """What the person at the keyboard should know, in one line, where there is no logger."""
 
 
@@ -86,9 +95,24 @@ def shown(value: object) -> str:
     return _ABRIDGED.repr(value)
 
 
-_ABRIDGED = reprlib.Repr()
+class _Repr(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write a whole number of very many digits."""
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else f"a number of {x.bit_length():,} bits"
+
+
+_ABRIDGED = _Repr()
 _ABRIDGED.maxlevel = 2
 _ABRIDGED.maxstring = _ABRIDGED.maxother = 120
+
+
+def one_line(text: str) -> str:
+    """Text as one line that a terminal shows and does not obey: odd characters escaped, of a long text beginning and end."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 400]} ... {line[-395:]}"
+
+
+_LONGEST = 2000  # characters of a message
 
 
 def python_command() -> str:
@@ -97,23 +121,37 @@ def python_command() -> str:
     return str(executable.relative_to(Path.cwd())) if executable.is_relative_to(Path.cwd()) else "python"
 
 
+class Parser(argparse.ArgumentParser):
+    """Reads a program's arguments, of which it says in one line what is wrong."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:
+            if re.fullmatch(r"-\w--|--?[\w-]+=--", word):  # argparse drops that value, and gives an empty list (Python 3.11)
+                self.error(f"{word}: -- is no value")
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message))
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a program's ``main``: a UserError, or the machine's "no" (an OSError), is one line on stderr and exit status 2.
 
     Notes are lines of their own too, without the place in our code that Python adds. Training that was stopped and saved ends
     with the status of ``Stopped``. A program whose reader has gone, such as ``head``, ends without a word.
 
-    Of several processes the first one gives the notes, and the others say who they are.
+    Of several processes the first one says what is true of all, and the others say who they are.
     """
     show = warnings.showwarning
     process = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    of_process = f" in process {process}" if process != "0" else ""
 
     def show_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, Note):
-            if process == "0":
-                print(f"note: {message}", file=sys.stderr)
-        else:
+        if not issubclass(category, Note):
             show(message, category, *place, **more)
+        elif not (of_process and issubclass(category, ConfigWarning)):
+            print(f"note{of_process}: {message}", file=sys.stderr)
 
     warnings.showwarning = show_line
     try:
@@ -125,10 +163,10 @@ def run_command(main: Callable[[], None]) -> None:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest, which is written at exit
             sys.exit(141)  # what a shell reports of a program ended by SIGPIPE
-        print(f"error: {error}" if process == "0" else f"error in process {process}: {error}", file=sys.stderr)
+        print(f"error{of_process}: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
-        if process == "0":
+        if not of_process:
             print(stop, file=sys.stderr)
         sys.exit(stop.status)
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,40 @@ from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_configure() -> None:
+FIGURES = pytest.StashKey[Counter[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="the long forms of the tests of faults")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """One thread here and in subprocesses: networks this small gain nothing from more, and CPUs may be shared."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    config.stash[FIGURES] = Counter()
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig: pytest.Config) -> Counter[str]:
+    """What the tests count for the last lines of the report."""
+    return pytestconfig.stash[FIGURES]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where several processes run the tests, hand the figures over to the one that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = dict(session.config.stash[FIGURES])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    node.config.stash[FIGURES].update(getattr(node, "workeroutput", {}).get("figures", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if figures := config.stash[FIGURES]:
+        terminalreporter.write_line(f"figures: {', '.join(f'{what} {count:,}' for what, count in figures.items())}")
 
 
 @pytest.fixture(autouse=True)

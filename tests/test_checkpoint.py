@@ -204,7 +204,7 @@ def zip_of(name: str) -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git LFS pointer.*`git lfs pull`"),
         (b"\n<!DOCTYPE html><html>404</html>", "web page"),
         (b"<HTML><body>Please log in", "web page"),
-        (gzip.compress(b"weights"), "archive: unpack it"),
+        (gzip.compress(b"weights", mtime=0), "archive: unpack it"),
         (tarfile.TarInfo("cifar_teachers/").tobuf() + bytes(1024), "archive: unpack it"),
         (zip_of("a/b.pth"), "zip archive without a checkpoint of its own: unpack it"),
         (zip_of("net/constants.pkl"), "TorchScript program, which was not loaded"),
@@ -353,6 +353,54 @@ def test_a_small_file_does_not_fill_the_memory(tmp_path: Path) -> None:
             content.replace(b"M\x09\x03", huge).replace(struct.pack("<q", 777), struct.pack("<q", length))
         )
         assert_reported_as_damaged(tmp_path / "f")
+
+
+def test_a_tensor_of_any_size_in_a_small_file_does_not_fill_the_memory(tmp_path: Path) -> None:
+    state = make_model().state_dict()
+    torch.save(state | {"0.bias": torch.zeros(1).expand(2**45)}, tmp_path / "f")
+    with pytest.raises(CorruptFileError, match=r"1 of another shape: 0\.bias \[35184372088832\] for \[4\]"):
+        checkpoint.load_weights(make_model(), tmp_path / "f")
+
+
+@pytest.mark.parametrize("name", ["get", "values", "keys", "_metadata"])
+def test_attributes_of_a_state_dict_hide_none_of_its_methods(tmp_path: Path, name: str) -> None:
+    source, model = make_model(), make_model()
+    state = OrderedDict(source.state_dict())
+    torch.save(state, tmp_path / "f")
+    with zipfile.ZipFile(tmp_path / "f") as whole, zipfile.ZipFile(tmp_path / "hidden", "w") as hidden:
+        for part in whole.infolist():
+            content = whole.read(part)
+            if part.filename.endswith("data.pkl"):
+                content = content[:-1] + b"}X" + struct.pack("<I", len(name)) + name.encode() + b"K\x01sb."
+            hidden.writestr(part.filename, content)
+    assert vars(checkpoint.load(tmp_path / "hidden")) == {name: 1}
+    checkpoint.load_weights(model, tmp_path / "hidden")
+    assert_same_weights(model, source)
+
+
+def test_attributes_of_a_tensor_hide_none_of_its_methods(tmp_path: Path) -> None:
+    source, model = make_model(), make_model()
+    state = source.state_dict()
+    state["0.bias"].to = 1  # type: ignore[assignment]
+    torch.save(state, tmp_path / "f")
+    checkpoint.load_weights(model, tmp_path / "f")
+    assert_same_weights(model, source)
+
+
+@pytest.mark.skipif(not hasattr(torch, "float4_e2m1fn_x2"), reason="torch has no numbers of four bits")
+def test_numbers_that_torch_cannot_read_are_refused(tmp_path: Path) -> None:
+    bias = torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    torch.save(make_model().state_dict() | {"0.bias": bias}, tmp_path / "f")
+    with pytest.raises(CorruptFileError, match=r"entry '0\.bias' holds float4_e2m1fn_x2 numbers where float32 is needed"):
+        checkpoint.load_weights(make_model(), tmp_path / "f")
+
+
+@pytest.mark.parametrize(("key", "value"), [("1.num_batches_tracked", float("nan")), ("0.bias", 1e300)])
+def test_numbers_that_the_network_cannot_hold_are_refused(tmp_path: Path, key: str, value: float) -> None:
+    state = make_model().state_dict()
+    torch.save(state | {key: torch.full(state[key].shape, value, dtype=torch.float64)}, tmp_path / "f")
+    with pytest.raises(CorruptFileError, match=f"entry '{key}' is not finite"):
+        checkpoint.load_weights(make_model(), tmp_path / "f")
 
 
 def test_what_a_file_writes_does_not_reach_the_terminal_as_it_is(tmp_path: Path) -> None:

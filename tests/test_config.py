@@ -203,6 +203,8 @@ def test_solver_arguments_are_all_settings() -> None:
         "weight_decay",
         "amp",
         "cuda_graph",
+        "checkpoint_steps",
+        "on_nan",
     }
 
 

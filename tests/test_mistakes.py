@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from test_upstream import load, upstream_file
 from mdistiller_ext import checkpoint
 from mdistiller_ext.build import choose_device, load_plugin, pretrained_path, student_path, teacher_path
 from mdistiller_ext.config import load_config
-from mdistiller_ext.errors import ConfigError, MissingFileError, listing, run_command, shown
+from mdistiller_ext.errors import ConfigError, MissingFileError, UserError, listing, run_command, shown
 from mdistiller_ext.published import recipe_differences
 
 # ---- upstream's files: what they say only with their code -----------------------------------------------------------
@@ -226,6 +227,85 @@ def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
     text = "KD: &a {LOSS: {CE_WEIGHT: 0.5}, TEMPERATURE: 2}\nLSKD:\n  <<: {CE_WEIGHT: 0.5}\n  CE_WEIGHT: 0.25\n"
     path = write(tmp_path / "merged.yaml", f"DISTILLER: {{TYPE: LSKD, AUG_TEACHER: false}}\n{text}")
     assert load(path)[0].LSKD.CE_WEIGHT == 0.25
+
+
+def test_merges_that_multiply_are_refused_at_once(tmp_path: Path) -> None:
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 10))]
+    assert "more than 10,000 settings" in message(write(tmp_path / "bomb.yaml", "\n".join(lines)))
+    assert "SOLVER.LR" in message(None, "SOLVER.LR", "\n".join(lines))
+
+
+def test_files_whose_bases_multiply_are_refused_at_once(tmp_path: Path) -> None:
+    for n in range(40):
+        write(tmp_path / f"{n}.yaml", f"_BASE_: [{n + 1}.yaml, {n + 1}.yaml]\n")
+    write(tmp_path / "40.yaml", "SOLVER: {LR: 0.1}\n")
+    assert "more than 100 files through _BASE_" in message(tmp_path / "0.yaml")
+
+
+def test_a_chain_of_many_bases_is_no_endless_recursion(tmp_path: Path) -> None:
+    for n in range(2000):
+        write(tmp_path / f"{n}.yaml", f"_BASE_: {n + 1}.yaml\n")
+    assert "more than 100 files through _BASE_" in message(tmp_path / "0.yaml")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300, "x/" * 3000, "a\nb"])
+def test_what_cannot_be_the_name_of_a_file_is_not_found(tmp_path: Path, name: str) -> None:
+    assert message(name).startswith("config file not found: ")
+    path = write(tmp_path / "a.yaml", f"_BASE_: {json.dumps(name)}\n")
+    assert message(path).startswith(f"config file not found: {tmp_path}/")
+
+
+@pytest.mark.parametrize("key", ["LOG.PREFIX", "DATASET.ROOT", "DISTILLER.TEACHER_CKPT", "DISTILLER.STUDENT_CKPT"])
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_setting_that_cannot_be_the_name_of_a_file_is_named(key: str, name: str) -> None:
+    assert message(None, key, name) == f"{key} cannot be the name of a file or folder: {name!r}"
+
+
+@pytest.mark.parametrize("value", ["!!timestamp x", "!!bool x", "!!int ''", "!!float ''", "2001-99-99"])
+def test_a_value_that_does_not_fit_its_tag_is_no_yaml(tmp_path: Path, value: str) -> None:
+    assert "is not readable yaml" in message(write(tmp_path / "a.yaml", f"SOLVER: {{LR: {value}}}\n"))
+    assert "SOLVER.LR in the command line must be a number" in message(None, "SOLVER.LR", value)
+
+
+@pytest.mark.parametrize("key", ["SOLVER.LR", "SOLVER.EPOCHS", "EXPERIMENT.TAG", "SOLVER.LR_POLICY", "SOLVER.LR_DECAY_STAGES"])
+def test_numbers_of_thousands_of_digits_are_refused(tmp_path: Path, key: str) -> None:
+    value = f"0x{'f' * 20_000}"
+    text = message(write(tmp_path / "a.yaml", f"{key}: {[value] if key.endswith('STAGES') else value}\n".replace("'", "")))
+    assert key in text
+    assert "80,000 bits" in text
+
+
+def test_what_others_wrote_is_said_in_one_line_that_the_terminal_only_shows(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", '"LR\\n\\e[31m": 1\n')
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    assert "unknown setting LR\\n\\x1b[31m in" in str(caught.value)
+    assert "a key of 5,000 characters" in message(write(tmp_path / "a.yaml", f"? {'x' * 5000}\n: 1\n"))
+    assert "overrides come in pairs" in message(None, "\x1b[31m\n")
+    assert len(message(None, "x" * 5000, "1")) <= 2000
+    _, said = load(write(tmp_path / "a.yaml", '"CRD.\\n": 1\n'))
+    assert said.isprintable()
+
+
+def test_a_key_of_an_override_that_is_no_text_is_unknown() -> None:
+    with pytest.raises(UserError, match="unknown setting"):
+        load_config(None, [["SOLVER.LR"], 1])
+
+
+@pytest.mark.parametrize("program", ["train.py", "eval.py"])
+def test_an_unknown_option_is_said_in_one_line(program: str) -> None:
+    finished = run_program(program, "--\x1b[31m\n")
+    assert finished.status == 2
+    assert finished.err.splitlines()[-1] == f"{program}: error: unrecognized arguments: --\\x1b[31m\\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "word"), [("train.py", "--cfg=--"), ("train.py", "--plugin=--"), ("eval.py", "-c=--"), ("eval.py", "-c--")]
+)
+def test_two_dashes_are_no_value(program: str, word: str) -> None:
+    finished = run_program(program, word)
+    assert finished.status == 2
+    assert finished.err.splitlines()[-1] == f"{program}: error: {word}: -- is no value"
 
 
 def test_folders_and_nothing_as_config_files(tmp_path: Path) -> None:
