@@ -318,12 +318,12 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
 def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Resume) -> list[str]:
     """Give the trainer its logger and the state to go on from, which the first process reads for all; notes on that state."""
     with contextlib.ExitStack() as stack:
-        state = None
+        newest = None
         if rank() == 0:
             stack.callback(lock_folder(folder))
-            state = prepare_folder(folder, config, resume=resume)
-        state = from_first(state)
-        notes = [] if state is None else _load_state(trainer, state, folder)
+            newest = prepare_folder(folder, config, resume=resume)
+        newest = from_first(newest)
+        notes = [] if newest is None else _load_state(trainer, *newest)
         if rank() == 0:
             trainer.logger = RunLogger(
                 folder,
@@ -336,18 +336,18 @@ def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Re
     return notes
 
 
-def _load_state(trainer: BaseTrainer, state: dict[str, Any], folder: Path) -> list[str]:
-    """Put a run's checkpoint into a trainer; what is then not as before, as notes."""
+def _load_state(trainer: BaseTrainer, file: Path, state: dict[str, Any]) -> list[str]:
+    """Put a run's checkpoint, of that file, into a trainer; what is then not as before, as notes."""
     if state["teacher_hash"] != trainer.teacher_hash:
         raise ConfigError(
-            f"the teacher's checkpoint is not the one that the run in {folder} began with (SHA-256 "
+            f"the teacher's checkpoint is not the one that the run in {file.parent} began with (SHA-256 "
             f"{str(state['teacher_hash'])[:12]}..., now {str(trainer.teacher_hash)[:12]}...): put that back, or start a new run"
         )
     try:
         trainer.load_state_dict(state)
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         why = " ".join(f"{'' if isinstance(error, UserError) else type(error).__name__} {error}".split())[:200]
-        raise CorruptFileError(f"the checkpoint in {folder} does not fit this run: {why}") from error
+        raise CorruptFileError(f"{file} does not fit this run: {why}") from error
     before = len(state["rng"])
     if before == world_size():
         return []

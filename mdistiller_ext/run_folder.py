@@ -88,8 +88,8 @@ def lock_folder(folder: Path) -> Callable[[], None]:
     return free
 
 
-def prepare_folder(folder: Path, config: CfgNode, *, resume: Resume) -> dict[str, Any] | None:
-    """Make the run folder ready; returns the checkpoint to go on from, if any.
+def prepare_folder(folder: Path, config: CfgNode, *, resume: Resume) -> tuple[Path, dict[str, Any]] | None:
+    """Make the run folder ready; returns the checkpoint to go on from, file and content, if there is any.
 
     An earlier run in the folder is moved aside, never overwritten. Raises ConfigError when a resumed run's settings differ,
     CorruptFileError when there is no checkpoint but damaged ones.
@@ -97,17 +97,17 @@ def prepare_folder(folder: Path, config: CfgNode, *, resume: Resume) -> dict[str
     if resume is True:
         check_resumable(folder)
     if resume:
-        state = _newest_checkpoint(folder)
-        if state is not None:
+        newest = _newest_checkpoint(folder)
+        if newest is not None:
             for half_written in folder.glob(".*.tmp"):  # by a run that was killed
                 half_written.unlink()
-            changed = changed_settings(state["config"], config)
+            changed = changed_settings(newest[1]["config"], config)
             if changed:
                 raise ConfigError(
                     f"the run in {folder} was started with other settings ({listing(changed, '; ')}). "
                     f"Resume it with --cfg {folder / 'config.yaml'}, or start a new run"
                 )
-            return state
+            return newest
     try:
         # With `auto`, one that has not saved anything yet is the same run.
         if folder.exists() and any(folder.iterdir()) and not (resume == "auto" and (folder / "config.yaml").exists()):
@@ -141,7 +141,7 @@ def changed_settings(before: str, config: CfgNode) -> list[str]:
     return [line for line in differences(before, config.dump()) if line.startswith(used) and not line.startswith(_MAY_CHANGE)]
 
 
-def _newest_checkpoint(folder: Path) -> dict[str, Any] | None:
+def _newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is whole. Damaged ones are renamed, so that a new ``latest`` does not push out a good one."""
     damaged: dict[Path, CorruptFileError] = {}
     for path in _checkpoints(folder):
@@ -159,7 +159,7 @@ def _newest_checkpoint(folder: Path) -> dict[str, Any] | None:
             aside = file.with_name(f"{file.name}.damaged")
             os.replace(file, aside)
             warnings.warn(f"{why}. It is kept as {aside}; going on after epoch {state['epoch']}{within}: {path}", Note, 2)
-        return state
+        return path, state
     if damaged:
         raise next(iter(damaged.values()))
     return None

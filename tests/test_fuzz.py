@@ -35,6 +35,7 @@ from mdistiller_ext import build, checkpoint
 from mdistiller_ext.config import _flat, default_config, load_config
 from mdistiller_ext.data import create_loaders
 from mdistiller_ext.errors import ConfigError, ConfigWarning, UserError
+from mdistiller_ext.run_folder import run_folder
 
 pytestmark = [
     pytest.mark.filterwarnings("always::mdistiller_ext.errors.ConfigWarning"),  # run_program's line, not an exception
@@ -702,7 +703,7 @@ def test_a_run_folder_is_two_levels_below_the_prefix(fuzz: Fuzz, tmp_path: Path)
 
     def accepts(texts: tuple[str, str]) -> bool:
         config.EXPERIMENT.PROJECT, config.EXPERIMENT.NAME = texts
-        folder = build.run_folder(config)
+        folder = run_folder(config)
         assert folder.parent.parent == tmp_path
         assert folder.resolve().parent.parent == tmp_path.resolve()
         assert str(folder.relative_to(tmp_path)).isprintable()

@@ -321,7 +321,8 @@ def test_no_error_repeats_all_that_was_written(tiny: list[str], tmp_path: Path) 
     old = load_config(None, tiny).clone()
     old.defrost()
     old.DATASET.ROOT, old.SOLVER.LR_DECAY_STAGES, old.DISTILLER.STUDENT_CKPT = "x", list(range(900)), "y" * 3000
-    state = {key: {} for key in ("student", "distiller", "optimizer", "scheduler", "rng")}
+    state: dict[str, Any] = {key: {} for key in ("student", "distiller", "optimizer", "scheduler")}
+    state |= {"rng": [], "averages": [], "average": None, "step": 0, "skipped": 0, "rate": 0.1, "teacher_hash": None}
     folder = tmp_path / "p/run"
     folder.mkdir(parents=True)
     checkpoint.save(folder / "latest", state | {"epoch": 0, "history": [], "seconds": 0.0, "config": old.dump()})
@@ -393,6 +394,7 @@ def test_resuming_from_what_is_no_checkpoint_of_this_run_names_the_file(
     file.parent.mkdir(parents=True, exist_ok=True)
     change = DAMAGES[damage]
     checkpoint.save(file, change(latest) if callable(change) else latest | change)
+    (file.parent / "best").unlink(missing_ok=True)  # which would do as well
     before = file.read_bytes()
     config = write(tmp_path / "config.yaml", latest["config"])  # so that the settings agree
     refused = run_program("train.py", "--resume", "--cfg", config, "LOG.PREFIX", tmp_path)
