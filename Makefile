@@ -10,7 +10,10 @@ quickstart: $(VENV)/installed  ## distil a resnet20 into a resnet8 on the embedd
 	$(PY) train.py --cfg configs/glyphs/deepkd/res20_res8.yaml
 
 test: $(VENV)/installed-dev  ## the whole test suite
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist worksteal
+
+soak: $(VENV)/installed-dev  ## kills, damaged bytes, bad inputs and several processes at length (under 20 minutes)
+	$(PY) -m pytest --soak -n 2 --dist loadfile tests/test_faults.py tests/test_fuzz.py tests/test_distributed.py
 
 check: $(VENV)/installed-dev  ## lint, formatting and types
 	$(VENV)/bin/ruff check .
@@ -40,4 +43,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help quickstart test check format bench clean
+.PHONY: help quickstart test soak check format bench clean

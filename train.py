@@ -25,6 +25,7 @@ from mdistiller_ext.errors import Parser, python_command, run_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
 from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
+from mdistiller_ext.rng import refusals
 from mdistiller_ext.run_folder import Resume, run_folder
 
 
@@ -128,7 +129,7 @@ def main() -> None:
     folder = run_folder(config)
     # Processes that torchrun started again go on, whatever the command said the first time.
     resume: Resume = "auto" if arguments.resume == "auto" or restarted() else arguments.resume is not None
-    with group():
+    with group(), refusals():
         trainer = build_trainer(config, folder, resume=resume)
         if rank() == 0:
             together = f" ({world_size()} processes)" if world_size() > 1 else ""

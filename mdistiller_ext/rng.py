@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+
+from .errors import ConfigError
 
 
 def seed_generators(seed: int) -> None:
@@ -22,6 +26,18 @@ def be_deterministic(on: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
     torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.benchmark = False
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """What torch says when it is asked to be deterministic and cannot, as a ConfigError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error) or not torch.are_deterministic_algorithms_enabled():
+            raise
+        what = str(error).split(". ")[0].splitlines()[0]
+        raise ConfigError(f"EXPERIMENT.DETERMINISTIC: {what}; leave it off, or choose another method or network") from error
 
 
 def generator_state() -> dict[str, Any]:

@@ -60,7 +60,7 @@ def lock_folder(folder: Path) -> Callable[[], None]:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise ConfigError(f"the run folder {folder} cannot be made: {error.strerror}") from error
         try:

@@ -12,6 +12,7 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,50 @@ def test_the_seed_option_is_the_setting(tiny: list[str], tmp_path: Path) -> None
     run_program("train.py", "--seed", 3, *tiny, "LOG.PREFIX", tmp_path / "a", "SOLVER.EPOCHS", 1)
     run_program("train.py", *tiny, "LOG.PREFIX", tmp_path / "b", "SOLVER.EPOCHS", 1, "EXPERIMENT.SEED", 3)
     assert_same_run(tmp_path / "a/p/run", tmp_path / "b/p/run")
+
+
+@pytest.fixture
+def any_kernel() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("any_kernel")
+def test_deterministic_is_the_setting_and_changes_nothing_on_a_cpu(tiny: list[str], tmp_path: Path) -> None:
+    run_program("train.py", *tiny, *RUNS["deepkd"].split())
+    plain = (tmp_path / "p/run").rename(tmp_path / "plain")
+    assert not torch.are_deterministic_algorithms_enabled()
+    finished = run_program("train.py", "--deterministic", *tiny, *RUNS["deepkd"].split())
+    assert finished.status == 0, finished.err
+    assert torch.are_deterministic_algorithms_enabled()
+    assert_same_run(tmp_path / "p/run", plain)
+    assert yaml.safe_load((tmp_path / "p/run/config.yaml").read_text())["EXPERIMENT"]["DETERMINISTIC"] is True
+
+
+@pytest.mark.usefixtures("any_kernel", "forget_plugins")
+def test_what_cannot_be_deterministic_is_refused_in_one_line(tiny: list[str], tmp_path: Path) -> None:
+    """A method that uses an operation of which torch has no deterministic form, on CPUs neither."""
+    plugin = tmp_path / "unpool.py"
+    plugin.write_text(
+        """
+import torch
+import torch.nn.functional as F
+from mdistiller_ext.distillers import Distiller, register_distiller
+
+@register_distiller("UNPOOL")
+class Unpool(Distiller):
+    needs_teacher = False
+
+    def losses(self, student, teacher, labels, progress):
+        pooled, where = F.max_pool2d(torch.ones(1, 1, 4, 4), 2, return_indices=True)
+        return {"task/ce": F.cross_entropy(student.logits, labels) + F.max_unpool2d(pooled, where, 2).mean()}
+"""
+    )
+    arguments = ["--plugin", plugin, *tiny, "DISTILLER.TYPE", "UNPOOL", "SOLVER.EPOCHS", 1]
+    assert_one_line_error(
+        run_program("train.py", "--deterministic", *arguments),
+        "EXPERIMENT.DETERMINISTIC: max_unpooling2d_forward_out does not have a deterministic implementation",
+    )
 
 
 # ---- exact resumption ---------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ ONLY = {
     "losses": set(),
     "optim": {"errors"},
     "distributed": {"errors"},
-    "rng": set(),
+    "rng": {"errors"},
     "signals": set(),
     "fetch": {"errors"},
     "inference": set(),
