@@ -40,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
+def soak(pytestconfig: pytest.Config) -> bool:
+    """Whether tests of faults take their long form."""
+    return bool(pytestconfig.getoption("--soak"))
+
+
+@pytest.fixture(scope="session")
 def figures(pytestconfig: pytest.Config) -> Counter[str]:
     """What the tests count for the last lines of the report."""
     return pytestconfig.stash[FIGURES]
@@ -58,7 +64,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if figures := config.stash[FIGURES]:
-        terminalreporter.write_line(f"figures: {', '.join(f'{what} {count:,}' for what, count in figures.items())}")
+        terminalreporter.write_line("\n".join(["", "figures:", *(f"  {what}: {number:,}" for what, number in figures.items())]))
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ from mdistiller_ext.registry import TRAINERS
 from mdistiller_ext.trainers import BaseTrainer
 
 CLASSES = 10
+LARGEST = "largest difference of a weight between one process and several after 20 steps in float64"
 # name -> trainer, its options and the number of streams; every trainer, merged streams and three
 STREAMS: dict[str, tuple[str, dict[str, Any], int]] = {
     "base": ("base", {}, 1),
@@ -136,7 +137,9 @@ PAIRS = [(streams, method) for streams, method in itertools.product(STREAMS, MET
 
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize(("streams", "method"), [pair for pair in PAIRS if pair[1] != "DIST apart"])
-def test_several_processes_train_the_weights_of_one(processes: Processes, streams: str, method: str, count: int) -> None:
+def test_several_processes_train_the_weights_of_one(
+    processes: Processes, streams: str, method: str, count: int, figures: dict[str, float]
+) -> None:
     """Twenty steps without batch norm, in float64: weights, momenta, losses, accuracies, PRKD's average."""
     alone = train(streams, method, False)
     together = processes(count, train, streams, method, False)
@@ -145,6 +148,8 @@ def test_several_processes_train_the_weights_of_one(processes: Processes, stream
         assert_close(result.pop("optimizer"), momenta, 1e-8)  # up to 250 with DIST
         assert_close(result, alone, 1e-10)
         assert all(torch.equal(value, together[0]["student"][name]) for name, value in result["student"].items())
+    apart = max(float((together[0]["student"][name] - value).abs().max()) for name, value in alone["student"].items())
+    figures[LARGEST] = max(figures[LARGEST], apart)
     start = make_trainer(streams, method, False).distiller.student.state_dict()
     assert max(float((value - start[name]).abs().max()) for name, value in alone["student"].items()) > 1e-2
 
@@ -353,12 +358,13 @@ from mdistiller_ext.distributed import rank
 from mdistiller_ext.trainers import BaseTrainer
 
 step, taken, done = BaseTrainer.train_step, 0, pathlib.Path({done!r})
+times = len(done.read_text()) if done.exists() else 0
 
 def train_step(self, images, labels):
     global taken
     taken += 1
-    if rank() == 1 and taken == {step} and not done.exists():
-        done.touch()
+    if rank() == (times + 1) % 2 and taken == {step} and times < {times}:
+        done.write_text("x" * (times + 1))
         os.kill(os.getpid(), signal.{signal})
     return step(self, images, labels)
 
@@ -366,10 +372,10 @@ BaseTrainer.train_step = train_step
 """
 
 
-def disturber(folder: Path, name: str, step: int) -> list[Any]:
-    """Options with which the second process gets a signal in its ``step``-th step, once."""
+def disturber(folder: Path, name: str, step: int, times: int = 1) -> list[Any]:
+    """Options with which the second process gets a signal in its ``step``-th step; more often, both in turn."""
     plugin = folder / f"{name}.py"
-    plugin.write_text(DISTURBER.format(done=str(folder / f"{name}.done"), step=step, signal=name))
+    plugin.write_text(DISTURBER.format(done=str(folder / f"{name}.done"), step=step, signal=name, times=times))
     return ["--plugin", plugin]
 
 
@@ -432,15 +438,17 @@ def test_processes_that_were_stopped_go_on_exactly_and_then_as_one(
 
 
 def test_torchrun_starts_processes_again_after_one_was_killed_and_they_go_on_exactly(
-    in_two: tuple[list[str], Path, Finished], tmp_path: Path
+    in_two: tuple[list[str], Path, Finished], tmp_path: Path, soak: bool, figures: dict[str, float]
 ) -> None:
     arguments, never_killed, _ = in_two
     saving = ["LOG.PREFIX", tmp_path, "SOLVER.CHECKPOINT_STEPS", 1]
-    killer = disturber(tmp_path, "SIGKILL", 5)
-    finished = spawn_program("train.py", *arguments, *saving, *killer, processes=2, restarts=1)
+    kills, step = (8, 2) if soak else (1, 5)
+    killer = disturber(tmp_path, "SIGKILL", step, kills)
+    finished = spawn_program("train.py", *arguments, *saving, *killer, processes=2, restarts=kills)
     assert finished.status == 0, finished.err
     assert "Traceback" not in finished.err
-    assert finished.out.count("run folder") == 3  # twice at the beginning, once at the end
+    assert finished.out.count("run folder") == kills + 2  # at each beginning, and at the end
+    figures["processes of torchrun killed and started again"] += kills
     assert names(tmp_path / "p") == {"run"}  # not a second run beside the first
     assert_same_run(tmp_path / "p" / "run", never_killed)
 
