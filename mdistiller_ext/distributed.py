@@ -111,8 +111,7 @@ def _reachable() -> Iterator[None]:
         raise
     except (RuntimeError, ValueError, TimeoutError) as error:
         raise TrainingError(
-            f"process {launched()[0]} of {launched()[1]} cannot reach the others; the one that ended first says why "
-            f"({' '.join(str(error).split())[:200]})"
+            f"the other processes cannot be reached; the one that ended first says why ({' '.join(str(error).split())[:200]})"
         ) from error
 
 

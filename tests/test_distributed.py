@@ -280,6 +280,18 @@ def test_gradients_are_added_up_by_weight_while_others_are_under_way(processes: 
             assert torch.equal(z, w)
 
 
+def exchange_with_nothing_to_say() -> Tensor | None:
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.full((2,), math.nan) if rank() else torch.ones(2)
+    exchange = GradientExchange([p], weight=0.0 if rank() else 1.0)
+    exchange.wait()
+    return p.grad
+
+
+def test_a_process_without_images_adds_nothing_whatever_its_gradient(processes: Processes) -> None:
+    assert [total.tolist() for total in processes(2, exchange_with_nothing_to_say)] == [[1.0, 1.0]] * 2
+
+
 def agree() -> list[list[bool]]:
     agreement = Agreement()
     return [agreement(rank() == 1 and call == 2, rank() == 0 and call == 3) for call in range(5)]

@@ -255,17 +255,16 @@ class BaseTrainer:
                 "a batch of a single image, the last of an epoch perhaps, is too small for this student's batch norm: "
                 "choose another SOLVER.BATCH_SIZE"
             ) from error
-        exchanges = []
+        exchanges: list[GradientExchange] = []
         for stream in self.active_streams:
             loss = torch.stack([value for name, value in losses.items() if name.split("/")[0] in stream.roles]).sum()
             loss.backward(retain_graph=stream is not self.active_streams[-1])
-            if world_size() > 1:  # the exchange goes on during the next stream's backward pass
-                rows, of = self._own_rows(labels), self.distiller.shares
-                weight = rows / sum(of) if of else 1 / world_size()
-                exchanges.append(GradientExchange(self.distiller.learnable_parameters(), weight))
-            else:
+            if world_size() == 1:
                 self.optimizer.absorb(stream.name)
-        for stream, exchange in zip(self.active_streams, exchanges, strict=False):
+            else:  # under way during the next stream's backward pass
+                share = self._own_rows(labels) / sum(self.distiller.shares or shares(world_size() * len(labels)))
+                exchanges.append(GradientExchange(self.distiller.learnable_parameters(), share))
+        for stream, exchange in zip(self.active_streams, exchanges, strict=False):  # there are none with one process
             exchange.wait()
             self.optimizer.absorb(stream.name)
         self.optimizer.step()
@@ -655,6 +654,7 @@ class BaseTrainer:
         sums, self.averages.count = state["averages"]
         self.averages.sums.copy_(sums)
         self.graph, self.graph_wanted = None, self.cuda_graph  # a captured step knows the old momenta
+        self.optimizer.device_lr(on=False)
         set_generator_state(state["rng"])
 
     def _buffers(self) -> list[Tensor]:
