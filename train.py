@@ -134,7 +134,7 @@ def main() -> None:
         if rank() == 0:
             together = f" ({world_size()} processes)" if world_size() > 1 else ""
             how = f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}{together}"
-            print(f"{how}; run folder {folder}")
+            print(f"{how}; run folder {folder}", flush=True)
         summary = trainer.train()
         if rank() == 0:
             print_summary(config, folder, summary)
