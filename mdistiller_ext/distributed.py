@@ -71,6 +71,8 @@ def group() -> Iterator[None]:
     try:
         yield
     finally:
+        # In torch 2.6 this waits, with Python's lock, for gloo's threads, of which one may want that lock for its last tensor.
+        time.sleep(0.1)
         with contextlib.suppress(RuntimeError):  # of a process that the others have left
             dist.destroy_process_group()
 
