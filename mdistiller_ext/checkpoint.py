@@ -79,6 +79,7 @@ _MISTAKEN = [
 # What is written ends in this and the SHA-256 of all before it, as the comment of a zip archive, which all readers leave out.
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
+REMEDY = ". Delete it and get it anew"  # the end of what is said of a damaged file
 _SHORTEST = 100  # bytes; torch writes more around a single number
 # Where a file keeps its weights beside other things, in the order of looking.
 _WEIGHT_KEYS = ("model", "student", "state_dict", "model_state_dict", "net")
@@ -209,9 +210,7 @@ def _corrupt(path: Path, content: bytes, error: Exception) -> CorruptFileError:
         why = "its pickle cannot be read"
     if len(content) < _SHORTEST:
         why = "it is too short"
-    return CorruptFileError(
-        f"{path} ({len(content):,} bytes) is truncated, damaged or not a checkpoint ({why}). Delete it and get it anew"
-    )
+    return CorruptFileError(f"{path} ({len(content):,} bytes) is truncated, damaged or not a checkpoint ({why}){REMEDY}")
 
 
 def _printable(text: str) -> str:

@@ -25,9 +25,16 @@ except ImportError:  # not on Windows, where runs are not locked
 Resume = bool | Literal["auto"]
 """Whether a run goes on from its newest checkpoint: it does, it does not, or (``auto``) it does where there is one"""
 
-# Where data lie, who reads them, how often is saved and what happens after an accident may change between a run and its
-# continuation: what is computed does not.
-_MAY_CHANGE = ("DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.ON_ERROR", "SOLVER.CHECKPOINT_STEPS", "SOLVER.ON_NAN")
+# Where data and the teacher lie (whose checksum is compared), who reads them, how often is saved and what happens after an
+# accident may change between a run and its continuation: what is computed does not.
+_MAY_CHANGE = (
+    "DATASET.ROOT",
+    "DATASET.NUM_WORKERS",
+    "DATASET.ON_ERROR",
+    "DISTILLER.TEACHER_CKPT",
+    "SOLVER.CHECKPOINT_STEPS",
+    "SOLVER.ON_NAN",
+)
 # What is read of a checkpoint on resuming, and of each epoch in its history.
 _STATE: dict[str, Any] = dict.fromkeys(("student", "distiller", "optimizer", "scheduler"), dict)
 _STATE |= dict.fromkeys(("averages", "rng", "history"), list)
@@ -82,7 +89,8 @@ def lock_folder(folder: Path) -> Callable[[], None]:
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
     def free() -> None:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that has become read-only: an unlocked file is no obstacle
+            path.unlink()
         os.close(file)
 
     return free
@@ -98,9 +106,9 @@ def prepare_folder(folder: Path, config: CfgNode, *, resume: Resume) -> tuple[Pa
         check_resumable(folder)
     if resume:
         newest = _newest_checkpoint(folder)
+        for half_written in folder.glob(".*.tmp"):  # by a run that was killed
+            half_written.unlink()
         if newest is not None:
-            for half_written in folder.glob(".*.tmp"):  # by a run that was killed
-                half_written.unlink()
             changed = changed_settings(newest[1]["config"], config)
             if changed:
                 raise ConfigError(
@@ -130,7 +138,8 @@ def check_resumable(folder: Path) -> None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, the newest first but for ``best``, whose epoch its name does not tell."""
-    kept = sorted(folder.glob("epoch_*"), key=lambda path: (len(path.name), path.name), reverse=True)
+    numbered = [path for path in folder.glob("epoch_*") if re.fullmatch(r"epoch_\d+", path.name)]  # not epoch_2.damaged
+    kept = sorted(numbered, key=lambda path: int(path.name.removeprefix("epoch_")), reverse=True)
     return [path for path in (folder / "latest", folder / "previous", *kept, folder / "best") if path.is_file()]
 
 
@@ -158,7 +167,10 @@ def _newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         for file, why in damaged.items():
             aside = file.with_name(f"{file.name}.damaged")
             os.replace(file, aside)
-            warnings.warn(f"{why}. It is kept as {aside}; going on after epoch {state['epoch']}{within}: {path}", Note, 2)
+            what = str(why).removesuffix(checkpoint.REMEDY)
+            warnings.warn(f"{what}. It is kept as {aside}; going on after epoch {state['epoch']}{within}: {path}", Note, 2)
+        if path.name != "latest":  # of a run that has nothing more to train, none would be saved
+            checkpoint.write_atomically(folder / "latest", path.read_bytes())
         return path, state
     if damaged:
         raise next(iter(damaged.values()))

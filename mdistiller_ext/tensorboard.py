@@ -32,15 +32,16 @@ class ScalarWriter:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise TrainingError(f"cannot make {folder}: {error.strerror}") from error
-        self._append(
+        self._start = [
             Event(wall_time=time.time(), file_version="brain.Event:2"),
             Event(wall_time=time.time(), step=first_step, session_log=SessionLog(status=SessionLog.START)),
-        )
+        ]  # written before the first scalars: a run that was finished already leaves no file
 
     def add(self, scalars: dict[str, float], step: int) -> None:
         """Append one value of each scalar. Raises TrainingError when the file cannot be written."""
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-        self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self._append(*self._start, Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self._start = []
 
     def _append(self, *events: Event) -> None:
         try:

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import re
-import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,16 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, Finished, run_program, spawn_program
-from torch import Tensor
+from runs import (
+    RUNS,
+    assert_identical,
+    assert_one_line_error,
+    assert_same_run,
+    names,
+    run_never_stopped,
+    small_files_only,
+    stop_after,
+)
 from tqdm import tqdm
 
 from mdistiller_ext import checkpoint
@@ -28,7 +36,6 @@ from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.models import create_model
 from mdistiller_ext.run_folder import run_folder
-from mdistiller_ext.trainers import BaseTrainer
 
 MAIN_JOB = "configs/glyphs/deepkd/res20_res8.yaml"
 ALWAYS = {
@@ -44,61 +51,6 @@ ALWAYS = {
     "curves.png",
     "summary.json",
 }
-RUNS = {
-    "base": "DISTILLER.TYPE KD SOLVER.TRAINER base SOLVER.LR_DECAY_STAGES [1,3]",
-    "dot": "DISTILLER.TYPE DKD SOLVER.TRAINER dot SOLVER.LR_SCHEDULER cosine DKD.WARMUP 3",
-    "deepkd": "DISTILLER.TYPE DEEPKD SOLVER.TRAINER deepkd SOLVER.LR_SCHEDULER onecycle DEEPKD.PHASE_ENDS [2,3]",
-    "average": "DISTILLER.TYPE PRKD PRKD.AVERAGE_LAST 3 SOLVER.LR_SCHEDULER onecycle",
-}
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-def assert_one_line_error(finished: Finished, *parts: str) -> None:
-    """A mistake the user can mend: status 2, and one line on stderr that says all of ``parts``."""
-    assert finished.err.startswith("error: "), finished.err
-    assert len(finished.err.splitlines()) == 1, finished.err
-    assert finished.status == 2
-    for part in parts:
-        assert part in finished.err
-
-
-def assert_identical(found: Any, expected: Any, where: str = "state") -> None:
-    """Equal to the last bit, whatever is nested in it."""
-    assert type(found) is type(expected), where
-    if isinstance(expected, Tensor):
-        assert found.dtype == expected.dtype, where
-        assert torch.equal(found, expected), where
-    elif isinstance(expected, dict):
-        assert list(found) == list(expected), where
-        for key in expected:
-            assert_identical(found[key], expected[key], f"{where}.{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), where
-        for i, (a, b) in enumerate(zip(found, expected, strict=True)):
-            assert_identical(a, b, f"{where}[{i}]")
-    else:
-        assert found == expected, where
-
-
-def assert_same_run(folder: Path, expected: Path) -> None:
-    """Two run folders hold the same training: every checkpoint and record, but for times and places."""
-    assert names(folder) == names(expected)
-    for name in ("metrics.csv", "worklog.txt", "curves.png"):
-        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
-    for name in names(expected):
-        if name in ("latest", "best") or name.startswith(("student_", "epoch_")):
-            a, b = (checkpoint.load(where / name) for where in (folder, expected))
-            for state in (a, b):
-                state.pop("seconds", None)
-                state.pop("config", None)  # it names the folder
-            assert_identical(a, b, name)
-    summaries = [json.loads((where / "summary.json").read_text()) for where in (folder, expected)]
-    for summary in summaries:
-        del summary["seconds"]
-    assert summaries[0] == summaries[1]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -406,27 +358,6 @@ class Unpool(Distiller):
 
 
 # ---- exact resumption ---------------------------------------------------------------------------------------------
-
-
-def run_never_stopped(arguments: list[str], tmp_path: Path) -> tuple[Path, Path]:
-    """Train to the end; where the run was, for the next one, and where it is kept for comparison."""
-    assert run_program("train.py", *arguments).status == 0
-    folder = tmp_path / "p" / "run"
-    return folder, folder.rename(tmp_path / "never_stopped")
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Ctrl-C in the middle of an epoch: after so many steps of the process."""
-    step, taken = BaseTrainer.train_step, 0
-
-    def train_step(self: BaseTrainer, *batch: Tensor) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken > steps:
-            raise KeyboardInterrupt
-        return step(self, *batch)
-
-    monkeypatch.setattr(BaseTrainer, "train_step", train_step)
 
 
 @pytest.mark.parametrize(
@@ -856,16 +787,6 @@ def test_a_plugin_named_like_a_module_in_use_does_not_replace_it(tiny: list[str]
 
 
 # ---- a full disk --------------------------------------------------------------------------------------------------
-
-
-def small_files_only(limit: int) -> Any:
-    """For a subprocess: no file may grow beyond ``limit`` bytes; a write that would fails, as on a full disk."""
-
-    def limit_files() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return limit_files
 
 
 def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(

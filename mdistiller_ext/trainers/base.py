@@ -10,6 +10,7 @@ import contextlib
 import copy
 import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -217,6 +218,7 @@ class BaseTrainer:
         self.history: list[dict[str, float]] = []
         self.skipped = self.skipped_in_a_row = 0  # batches left out, as their loss was not finite
         self.seconds = 0.0  # before this process
+        self.seconds_trained = 0.0  # until the last epoch's end
         self.started = time.perf_counter()
         self.average: AveragedModel | None = None
         self.teacher_top1: float | None = None
@@ -361,8 +363,9 @@ class BaseTrainer:
             return self._finish()
         except _StopAgreed:
             self._save_latest()
-            within = f", step {self.step} of {len(self.train_loader)}" if self.step else ""
-            where = f"in epoch {self.epoch + 1}{within}" if within else f"after epoch {self.epoch}"
+            where = f"after epoch {self.epoch}" if self.epoch else "before the first step"
+            if self.step:
+                where = f"in epoch {self.epoch + 1}, step {self.step} of {len(self.train_loader)}"
             raise Stopped(f"stopped {where}{', and saved: --resume goes on there' if self.folder else ''}") from None
 
     def _run_epoch(self, epoch: int) -> None:
@@ -374,13 +377,15 @@ class BaseTrainer:
         if not math.isfinite(test["loss"]):
             raise TrainingError(f"the loss is not finite in epoch {epoch}: test_loss = {test['loss']}. {self._advice()}")
         if not self.scheduler_steps_each_batch:
-            self.scheduler.step()
+            with warnings.catch_warnings():  # a run stopped in its first evaluation had its steps in another process
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+                self.scheduler.step()
         self.history.append(row)
         self.epoch, self.step = epoch, 0
         self._average_student()
         self._save_epoch()
         if self.logger is not None:
-            images = self.train_loader.num_images - first * self.train_loader.batch_size
+            images = max(self.train_loader.num_images - first * self.train_loader.batch_size, 0)
             self.logger.epoch(self.history, self.epochs, images / (time.perf_counter() - started))
 
     def _note(self, text: str) -> None:
@@ -449,6 +454,8 @@ class BaseTrainer:
             means, looked = self.averages.read(), time.perf_counter()
             if not self._is_finite(self.averages.sums):
                 raise _NotFinite
+            if self.step > suspected:  # with a good batch, or more, that nobody tried one by one
+                self.skipped_in_a_row = 0
             yield
             parts = {name: f"{value:.3f}" for name, value in means.items() if "/" in name}
             speed = (self.step - first) * self.train_loader.batch_size / (looked - started)
@@ -479,8 +486,6 @@ class BaseTrainer:
             self.skipped_in_a_row = 0
             return
         self._restore(before)
-        self.skipped += 1
-        self.skipped_in_a_row += 1
         everywhere = from_all({name: float(value) for name, value in losses.items()} if rows else {})
         bad = {f"{name} = {value}" for values in everywhere for name, value in values.items() if not math.isfinite(value)}
         text = (
@@ -488,7 +493,10 @@ class BaseTrainer:
             f"{', '.join(sorted(bad)) or 'its gradient'}{self._keep_batch(images, labels, everywhere)}"
         )
         if self.on_nan == "stop":
+            self._save_latest()  # from here one may go on
             raise TrainingError(f"{text}. {self._advice()}, or go on with SOLVER.ON_NAN skip")
+        self.skipped += 1
+        self.skipped_in_a_row += 1
         if self.skipped_in_a_row == _MOST_SKIPPED:
             raise TrainingError(f"{text}, as in {_MOST_SKIPPED} batches in a row. {self._advice()}")
         self._note(f"{text}; the batch is left out")
@@ -510,7 +518,7 @@ class BaseTrainer:
             "labels": gather_rows(labels, sizes),
             "student": self.distiller.student.state_dict(),
         }
-        if self.folder is None or self.skipped > _MOST_KEPT:
+        if self.folder is None or self.skipped >= _MOST_KEPT:
             return ""
         file = self.folder / f"not_finite_{state['epoch']}_{state['step']}"
         checkpoint.save(file, state)
@@ -548,13 +556,13 @@ class BaseTrainer:
             "last_top1": self.history[-1]["test_top1"],
             "last_top5": self.history[-1]["test_top5"],
             "epochs": self.epochs,
-            "seconds": round(self._elapsed(), 1),
+            "seconds": round(self.seconds_trained, 1),
             "processes": world_size(),
         }
         if self.skipped:
             summary["skipped_batches"] = self.skipped
         if self.average is not None:
-            averaged = self.average.module
+            averaged = copy.deepcopy(self.average.module)  # a run stopped in what follows saves the average as it is
             self.train_loader.set_epoch(self.epochs)
             update_bn((batch for batch in self._until_stopped(self.train_loader) if len(batch[1])), averaged)
             average_over_processes_(averaged.buffers())
@@ -571,6 +579,7 @@ class BaseTrainer:
     def _save_epoch(self) -> None:
         """Save the end of an epoch. ``latest`` comes last: a run killed before that repeats the epoch."""
         state, student = self.state_dict(), {"model": self.distiller.student.state_dict()}
+        self.seconds_trained = state["seconds"]
         if self.folder is None:
             return
         top1 = [row["test_top1"] for row in self.history]
@@ -612,7 +621,7 @@ class BaseTrainer:
             if rank() == 0:
                 self.averages.sums.add_(torch.stack(sums).sum(dim=0))
                 self.averages.count = sum(counts)
-        self.seconds = state["seconds"]
+        self.seconds = self.seconds_trained = state["seconds"]
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.started
