@@ -626,6 +626,47 @@ def test_a_run_that_is_refused_a_folder_leaves_the_other_one_undisturbed(
     assert_same_run(folder, never_stopped)
 
 
+# ---- a folder from a stranger -------------------------------------------------------------------------------------
+
+WRITTEN = ["latest", "previous", "best", "student_latest", "metrics.csv", "worklog.txt", "summary.json"]
+
+
+def test_links_in_a_run_folder_are_replaced_and_not_followed(longer: list[str], tmp_path: Path) -> None:
+    """A folder may come from elsewhere, with links to files of the user's under the names that a run writes to."""
+    folder, mine = tmp_path / "p" / "run", tmp_path / "mine"
+    folder.mkdir(parents=True)
+    mine.write_text("mine")
+    (folder / "config.yaml").write_text("")  # with `auto`, the folder of a run that has saved nothing yet
+    for name in WRITTEN:
+        (folder / f".{name}.{os.getpid()}.tmp").symlink_to(mine)
+        if name not in ("latest", "previous", "best"):  # which would be read first
+            (folder / name).symlink_to(mine)
+    finished = run_program("train.py", "--resume", "auto", *longer, "SOLVER.EPOCHS", 2)
+    assert finished.status == 0, finished.err
+    assert mine.read_text() == "mine"
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    assert (folder / "metrics.csv").read_text().startswith("epoch,")
+
+
+def test_a_link_in_place_of_the_lock_is_refused(longer: list[str], tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / ".run.lock").symlink_to(mine)
+    assert_one_line_error(run_program("train.py", *longer), "cannot be made", os.strerror(errno.ELOOP))
+    assert mine.read_text() == "mine"
+
+
+def test_a_link_in_place_of_the_checkpoint_is_read_as_what_it_leads_to(longer: list[str], tmp_path: Path) -> None:
+    """Which is no checkpoint: one line, and the file that it leads to stays."""
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / "p" / "run").mkdir(parents=True)
+    (tmp_path / "p" / "run" / "latest").symlink_to(mine)
+    assert_one_line_error(run_program("train.py", "--resume", *longer), "is a text file, not a checkpoint")
+    assert mine.read_text() == "mine"
+
+
 # ---- a loss that is not finite ------------------------------------------------------------------------------------
 
 
