@@ -95,8 +95,7 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:  # a new file, not where a link leads
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
