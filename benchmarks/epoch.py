@@ -4,7 +4,7 @@
 
 resnet32x4 to resnet8x4, batch 64, on CIFAR-shaped noise. The official way: PIL transforms in a DataLoader whose workers start
 anew in each epoch, the step of benchmarks.deepkd_step, loss and hits read after every step for the meters, the student
-tested likewise. Ours: ``train_epoch`` and ``evaluate`` of objects as ``train.py`` builds them. Both take turns in one
+tested likewise. Ours: ``run_epoch`` of objects as ``train.py`` builds them. Both take turns in one
 process. Left out: logs and checkpoints, which take neither of them a hundredth of an epoch of 50,000 images.
 """
 
@@ -22,8 +22,6 @@ from torch import Tensor, nn
 
 from mdistiller_ext.build import _has_bf16
 from mdistiller_ext.data import InMemoryLoader
-from mdistiller_ext.evaluate import evaluate
-from mdistiller_ext.trainers.base import BaseTrainer
 
 from .common import compare, hardware, our_loader, print_comparison, print_hardware, random_split, save
 from .data_pipeline import BATCH, pil_loader
@@ -53,12 +51,6 @@ def _read_meters(logits: Tensor, loss: Tensor, labels: Tensor) -> tuple[float, f
     """Loss, top-1 and top-5 hits as numbers."""
     hits = logits.topk(5).indices == labels[:, None]
     return loss.item(), hits[:, 0].sum().item(), hits.sum().item()
-
-
-def our_epoch(trainer: BaseTrainer, epoch: int) -> None:
-    """Train and test, as BaseTrainer.train does for an epoch."""
-    trainer.train_epoch(epoch)
-    evaluate(trainer.distiller.student, trainer.test_loader)
 
 
 def main() -> None:
@@ -121,7 +113,7 @@ def our_way(
     trainer = our_trainer(pair, train, test, settings)
     trainer.train_step(*batch)
     epochs = itertools.count(1)
-    return lambda: our_epoch(trainer, next(epochs))
+    return lambda: trainer.run_epoch(next(epochs))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from mdistiller_ext.build import _has_bf16
 from .common import cores, hardware, our_loader, print_hardware, random_split, save, spread, synchronize
 from .data_pipeline import BATCH, pil_loader
 from .deepkd_step import BF16, COMPILE, OfficialStep, networks, our_trainer
-from .epoch import official_evaluation, official_training, our_epoch
+from .epoch import official_evaluation, official_training
 
 EPOCHS = 240  # of the recipe
 
@@ -90,7 +90,7 @@ def ours(
     trainer = our_trainer(pair, train, test, settings)
     synchronize(device)
     setup = time.perf_counter() - start
-    times = [_timed(functools.partial(our_epoch, trainer, epoch), device) for epoch in range(1, epochs + 1)]
+    times = [_timed(functools.partial(trainer.run_epoch, epoch), device) for epoch in range(1, epochs + 1)]
     later = spread(times[1:] or times)
     return {
         "variant": name,

@@ -431,6 +431,16 @@ def test_after_a_loss_that_is_not_finite_checkpoints_hold_the_last_good_epoch(
     assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 2
 
 
+def test_every_epoch_that_is_run_trains_on_all_images(tiny: list[str]) -> None:
+    run = make_trainer(tiny, "DISTILLER.TYPE", "KD")
+    for epoch in (1, 2):
+        before = weights(run)
+        run.run_epoch(epoch)
+        assert run.averages.count == run.train_loader.num_images
+        assert not torch.equal(weights(run), before)
+        assert (run.epoch, run.step, len(run.history)) == (epoch, 0, epoch)
+
+
 # ---- small promises -----------------------------------------------------------------------------------------------
 
 

@@ -359,7 +359,7 @@ class BaseTrainer:
                 self.teacher_top1 = self._evaluate(self.distiller.teacher)["top1"]
                 self._note(f"teacher: {self.teacher_top1:.2f} % top-1")
             while self.epoch < self.epochs:
-                self._run_epoch(self.epoch + 1)
+                self.run_epoch(self.epoch + 1)
             return self._finish()
         except _StopAgreed:
             self._save_latest()
@@ -368,9 +368,10 @@ class BaseTrainer:
                 where = f"in epoch {self.epoch + 1}, step {self.step} of {len(self.train_loader)}"
             raise Stopped(f"stopped {where}{', and saved: --resume goes on there' if self.folder else ''}") from None
 
-    def _run_epoch(self, epoch: int) -> None:
+    def run_epoch(self, epoch: int) -> None:
+        """Train for one epoch, or the rest of it, test, record and save. Raises what :meth:`train` does."""
         started, first = time.perf_counter(), self.step
-        row = self.train_epoch(epoch)
+        row = self._train_epoch(epoch)
         broadcast_(self._buffers())  # DDP's rule, those of process 0; in between nothing reads them
         test = self._evaluate(self.distiller.student)
         row |= {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]}
@@ -402,7 +403,7 @@ class BaseTrainer:
             if self.agreement(self.stop.made, False)[0]:
                 raise _StopAgreed
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch, or the rest of it; returns its row of ``metrics.csv`` as far as training goes."""
         self.progress.set_epoch(epoch)
         self.distiller.train()
