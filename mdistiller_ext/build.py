@@ -31,6 +31,9 @@ from .rng import be_deterministic, seed_generators
 from .run_folder import Resume, changed_settings, check_resumable, lock_folder, prepare_folder
 from .trainers import BaseTrainer
 
+# ImageNet weights that torchvision lacks: where GDKD's repository keeps them.
+_OTHER_PRETRAINED = {"MobileNetV1": Path("download_ckpts/imagenet_teachers/mv1/student_100.pth")}
+
 
 def load_plugin(path: str) -> None:
     """Run the user's file, so that what it registers is known. Only ever called with a file that the user named.
@@ -124,7 +127,7 @@ def student_path(name: str, dataset: str, asked: str = "") -> Path | None:
 
 
 def pretrained_path(name: str, dataset: str, asked: str = "") -> Path:
-    """torchvision's ImageNet weights of network ``name``, fetched where they are missing.
+    """ImageNet weights of network ``name``: torchvision's, fetched where they are missing, or a file of _OTHER_PRETRAINED.
 
     Args:
         asked: ``pretrained``, or torchvision's name for the weights, such as ``IMAGENET1K_V2``.
@@ -133,8 +136,12 @@ def pretrained_path(name: str, dataset: str, asked: str = "") -> Path:
     """
     url = pretrained_url(name, dataset, "" if asked == "pretrained" else asked)
     if url is None:
+        kept = _in_project(_OTHER_PRETRAINED[name]) if name in _OTHER_PRETRAINED else None
+        if kept is not None and kept.is_file():
+            return kept
+        looked = "" if kept is None else f", and {kept.absolute()} does not exist"
         raise MissingFileError(
-            f"torchvision has no ImageNet weights of {name} for {dataset}.{_pretraining_advice(name)} "
+            f"torchvision has no ImageNet weights of {name} for {dataset}{looked}.{_pretraining_advice(name)} "
             "DISTILLER.STUDENT_CKPT random starts from chance"
         )
     there = _in_project(Path("download_ckpts", "imagenet_teachers", Path(url).name))
@@ -175,8 +182,9 @@ def _is_pretrained(asked: str) -> bool:
 
 
 def _weights_file(path: Path) -> Path:
+    """A file, or of a run folder the last epoch's student, as official teachers are: the best one is chosen on the test set."""
     path = _in_project(path)
-    return path / "student_best" if path.is_dir() else path
+    return path / "student_latest" if path.is_dir() else path
 
 
 def _in_project(path: Path) -> Path:
@@ -194,6 +202,7 @@ def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader
         batch_size=config.SOLVER.BATCH_SIZE,
         test_batch_size=data.TEST.BATCH_SIZE,
         limit=data.LIMIT,
+        drop_last=data.DROP_LAST,
         seed=config.EXPERIMENT.SEED,
         device=device,
         data_device=None if data.DEVICE == "auto" else choose_device(data.DEVICE),
@@ -210,9 +219,10 @@ def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader
     )
 
 
-def build_model(name: str, loader: Loader, *, dataset: str) -> nn.Module:
-    """Network ``name`` for the images and classes that ``loader`` yields."""
-    return create_model(name, dataset=dataset, num_classes=loader.num_classes, image_size=loader.image_shape[-1])
+def build_model(name: str, loader: Loader, *, dataset: str, init: str = "default") -> nn.Module:
+    """Network ``name`` for the images and classes that ``loader`` yields; ``init`` as in create_model."""
+    size = loader.image_shape[-1]
+    return create_model(name, dataset=dataset, num_classes=loader.num_classes, image_size=size, init=init)
 
 
 def _place(model: nn.Module, device: torch.device, config: CfgNode) -> nn.Module:
@@ -284,7 +294,8 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
         train_loader, test_loader = build_loaders(config, device)
     _check_same_everywhere(config, teacher_hash, (train_loader.num_images, test_loader.num_images))
     seed_generators(seed)
-    student, teacher = build_model(settings.STUDENT, train_loader, dataset=dataset), None
+    student = build_model(settings.STUDENT, train_loader, dataset=dataset, init=settings.STUDENT_INIT)
+    teacher = None
     if student_weights is not None:
         load_weights(student, student_weights, other_classes=True)
     student = _place(_synchronise(student, device) if config.SOLVER.SYNC_BN else student, device, config)

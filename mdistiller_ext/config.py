@@ -31,7 +31,7 @@ _GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 # Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
 _NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_hash", "merge", "stream_options"}
 # What the items of lists are that are empty by default.
-_ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0}
+_ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0, "SOLVER.NO_DECAY": ""}
 _MOST_SETTINGS = 10_000  # of one file: a short one of nested aliases can stand for billions
 _MOST_FILES = 100  # that one builds on, each counted as often as it is named: that may double from file to file
 _LONGEST_KEY = 200  # characters
@@ -55,6 +55,7 @@ def default_config() -> CfgNode:
             "NUM_WORKERS": 2,  # for data sets that do not fit in memory
             "ON_ERROR": "stop",  # there, at an image that cannot be read; or skip
             "TEST": {"BATCH_SIZE": 64},
+            "DROP_LAST": False,  # leave out an epoch's last training batch where it is smaller than the others
             "STRONG": [],  # augmentations after the usual ones: autoaugment, randaugment, cutout, erasing
             # For image folders; 0 and [] are what the data set has.
             "NUM_CLASSES": 0,
@@ -67,10 +68,12 @@ def default_config() -> CfgNode:
             "TYPE": "NONE",
             "TEACHER": "ResNet50",
             "STUDENT": "resnet32",
-            # A checkpoint, a run folder, or "pretrained" for ImageNet weights (or torchvision's name for them). By default
-            # where the data set keeps its teachers, and what its students start from: chance or, for some, ImageNet.
+            # A checkpoint, a run folder (its student_latest is read), or "pretrained" for ImageNet weights (or torchvision's
+            # name for them). By default where the data set keeps its teachers, and what its students start from: chance
+            # or, for some, ImageNet.
             "TEACHER_CKPT": "",
             "STUDENT_CKPT": "",
+            "STUDENT_INIT": "default",  # initial weights as the network draws them, or fan_out; see create_model
         },
         "SOLVER": {
             "TRAINER": "base",

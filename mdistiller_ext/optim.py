@@ -33,6 +33,9 @@ class ComponentSGD(Optimizer):
         weight_decay: L2 coefficient, added once a step, to one stream's buffer, from the weights before the step.
         decay_on: the stream that takes the weight decay, the first by default. A parameter that this stream does not
             reach is decayed in the first stream that does, as DOT's release does for it.
+        decay_moved: compute the weight decay from the weights that the other streams of this step have already updated, as
+            the DeepKD release does, instead of from the weights before the step.
+        nesterov: update by ``g + m v`` instead of ``v`` in each stream, as torch.optim.SGD does for its single one.
         partial_momentum: coefficient of all streams of a parameter that not every stream has ever reached (an auxiliary
             head of one loss, say); the mean of ``momentum`` by default, which is the rule of the DOT and DeepKD releases.
 
@@ -50,16 +53,20 @@ class ComponentSGD(Optimizer):
         momentum: dict[str, float],
         weight_decay: float = 0.0,
         decay_on: str | None = None,
+        decay_moved: bool = False,
         partial_momentum: float | None = None,
+        nesterov: bool = False,
     ) -> None:
         if not momentum:
             raise ValueError("ComponentSGD needs at least one stream: momentum={'all': 0.9}")
         if partial_momentum is None:
             partial_momentum = sum(momentum.values()) / len(momentum)
         self.decay_on = next(iter(momentum)) if decay_on is None else decay_on
+        self.decay_moved = decay_moved
+        self.nesterov = nesterov
         self._check_stream(self.decay_on, momentum)
-        # Streams absorbed since the last step, and the parameters that each one reached.
-        self._reached: dict[str, set[Tensor]] = {}
+        # Streams absorbed since the last step, and the parameters that each one reached, with their gradients for Nesterov.
+        self._reached: dict[str, dict[Tensor, Any]] = {}
         self._device_lr: list[Tensor] = []  # of each group, once they are asked for
         self._filled_with: list[float] = []
         super().__init__(
@@ -86,7 +93,8 @@ class ComponentSGD(Optimizer):
         self._reached = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"decay_on": self.decay_on, "_reached": self._reached, "_device_lr": [], "_filled_with": []}
+        own = {name: getattr(self, name) for name in ("decay_on", "decay_moved", "nesterov", "_reached")}
+        own |= {"_device_lr": [], "_filled_with": []}
         return super().__getstate__() | own
 
     def device_lr(self, on: bool = True) -> None:
@@ -124,20 +132,18 @@ class ComponentSGD(Optimizer):
         self._check_stream(stream, self.defaults["momentum"])
         if stream in self._reached:
             raise RuntimeError(f"stream '{stream}' was absorbed twice in one step; add its losses before backward()")
-        reached = self._reached[stream] = set()
+        reached = self._reached[stream] = {}
         for group in self.param_groups:
             folds: dict[float, tuple[list[Tensor], list[Tensor]]] = {}  # coefficient -> buffers, gradients
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                reached.add(p)
+                reached[p] = p.grad if self.nesterov else None
                 buffers = self.state[p].setdefault("momentum_buffers", {})
                 if stream not in buffers:
                     buffers[stream] = p.grad.clone()  # v = g; a copy, since the caller may still hold the gradient
                 else:
-                    reached_by_all = len(buffers) == len(group["momentum"])
-                    coefficient = group["momentum"][stream] if reached_by_all else group["partial_momentum"]
-                    fold = folds.setdefault(coefficient, ([], []))
+                    fold = folds.setdefault(self._coefficient(group, p, stream), ([], []))
                     fold[0].append(buffers[stream])
                     fold[1].append(p.grad)
                 p.grad = None
@@ -164,27 +170,46 @@ class ComponentSGD(Optimizer):
                     f"stream being one of: {', '.join(streams)}"
                 )
             self.absorb(streams[0])
+        preference = sorted(self._reached, key=lambda stream: stream != self.decay_on)  # stable: decay_on comes first
+        decayed_in = {p: stream for stream in reversed(preference) for p in self._reached[stream]}
+        # With decay_moved each stream moves the weights before the next one is decayed, and decay_on comes last.
+        phases = [[stream] for stream in preference[1:] + preference[:1]] if self.decay_moved else [list(self._reached)]
         for index, group in enumerate(self.param_groups):
-            self._decay(group)
-            for stream, reached in self._reached.items():
-                moved = [p for p in group["params"] if p in reached]
-                buffers = [self.state[p]["momentum_buffers"][stream] for p in moved]
-                if moved and self._device_lr:
-                    torch._foreach_sub_(moved, torch._foreach_mul(buffers, self._device_lr[index]))
-                elif moved:
-                    torch._foreach_add_(moved, buffers, alpha=-group["lr"])
+            for streams in phases:
+                for stream in streams:
+                    self._decay(group, stream, [p for p in group["params"] if decayed_in.get(p) == stream])
+                for stream in streams:
+                    self._move(index, stream)
         self._reached = {}
         return loss
 
-    def _decay(self, group: dict[str, Any]) -> None:
-        """Add weight decay to one buffer of each parameter, before any weight of the group has moved."""
-        if group["weight_decay"] == 0:
+    def _coefficient(self, group: dict[str, Any], p: Tensor, stream: str) -> float:
+        """Momentum of a stream's buffer of a parameter."""
+        reached_by_all = len(self.state[p]["momentum_buffers"]) == len(group["momentum"])
+        coefficient: float = group["momentum"][stream] if reached_by_all else group["partial_momentum"]
+        return coefficient
+
+    def _decay(self, group: dict[str, Any], stream: str, parameters: list[Tensor]) -> None:
+        """Add the parameters' weight decay to their buffers of the stream."""
+        if group["weight_decay"] == 0 or not parameters:
             return
-        preference = sorted(self._reached, key=lambda stream: stream != self.decay_on)  # stable: decay_on comes first
-        done: set[Tensor] = set()
-        for stream in preference:
-            decayed = [p for p in group["params"] if p in self._reached[stream] and p not in done]
-            done.update(decayed)
-            if decayed:
-                buffers = [self.state[p]["momentum_buffers"][stream] for p in decayed]
-                torch._foreach_add_(buffers, decayed, alpha=group["weight_decay"])
+        buffers = [self.state[p]["momentum_buffers"][stream] for p in parameters]
+        torch._foreach_add_(buffers, parameters, alpha=group["weight_decay"])
+        for p in parameters if self.nesterov else ():
+            gradients = self._reached[stream]
+            gradients[p] = torch.add(gradients[p], p, alpha=group["weight_decay"])
+
+    def _move(self, index: int, stream: str) -> None:
+        """``w <- w - lr v`` for the parameters of group ``index`` that the stream reached; Nesterov: ``w - lr (g + m v)``."""
+        group, reached = self.param_groups[index], self._reached[stream]
+        moved = [p for p in group["params"] if p in reached]
+        if not moved:
+            return
+        updates = [self.state[p]["momentum_buffers"][stream] for p in moved]
+        if self.nesterov:
+            updates = list(torch._foreach_mul(updates, [self._coefficient(group, p, stream) for p in moved]))
+            torch._foreach_add_(updates, [reached[p] for p in moved])
+        if self._device_lr:
+            torch._foreach_sub_(moved, torch._foreach_mul(updates, self._device_lr[index]))
+        else:
+            torch._foreach_add_(moved, updates, alpha=-group["lr"])

@@ -6,7 +6,8 @@ here, is a line of the notes that come with it; only flags that are off are not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ OTHER_METHODS = frozenset(
 )
 _RENAMED = {
     "SOLVER.LR_MIN": "SOLVER.MIN_LR",
+    "SOLVER.SGD_NESTEROV": "SOLVER.NESTEROV",
     "SOLVER.DKDOT.DELTA_TASK": "SOLVER.DEEPKD.DELTA_TOG",
     "SOLVER.DKDOT.DELTA_TCKD": "SOLVER.DEEPKD.DELTA_TCG",
     "SOLVER.DKDOT.DELTA_NCKD": "SOLVER.DEEPKD.DELTA_NCG",
@@ -103,13 +105,16 @@ def translate(settings: dict[str, Any], *, before: Mapping[str, Any], whole_file
 
     Raises ConfigError for what cannot be had here, and for two settings that contradict each other.
     """
-    notes = []
+    notes, written = [], frozenset(settings)
     if _Run(settings, before)["DISTILLER.TYPE"] == "KD" and any(settings.get(name) is True for name in _DKD_FLAGS):
         settings, note = _kd_that_is_dkd(_Run(settings, before))
         notes.append(note)
     run = _Run(settings, before)
     said: dict[str, tuple[str, Any]] = {}  # what the key was called there, and the value
     implied: dict[str, Any] = {}
+    for meaning in _of_repository(run, written) if whole_file else ():
+        implied.update(meaning.implies)
+        notes.append(meaning.note)
     for name, value in settings.items():
         meaning = _HANDLERS.get(name, _as_it_is)(name, value, run)
         for key, new in meaning.says.items():
@@ -154,7 +159,7 @@ def _dkd_flag(name: str, value: Any, run: _Run) -> _Meaning:
 
 
 def _trainer(name: str, value: str, run: _Run) -> _Meaning:
-    if value not in ("ours", "dkdot", "deepkd_aug"):
+    if value not in _DEEPKD_TRAINERS[1:]:
         return _Meaning({name: value})
     views = "; the second, strongly augmented view is not here: only MLKD and CRLD use it" if value == "deepkd_aug" else ""
     return _Meaning({name: "deepkd"}, note=f"{name} {value} is deepkd{views}")
@@ -166,6 +171,8 @@ def _cosine(name: str, value: Any, run: _Run) -> _Meaning:
     defaults = {"SOLVER.MIN_LR": 0.00005, "SOLVER.WARMUP_EPOCHS": 20, "SOLVER.WARMUP_FACTOR": 0.1}  # LR_COS's in DeepKD
     epochs = run.beside.get("SOLVER.WARMUP_EPOCHS", defaults["SOLVER.WARMUP_EPOCHS"])
     note = f"{name} is LR_SCHEDULER cosine after a warm-up of {epochs} epochs"
+    if not epochs:
+        note += ", whose first epoch has the full rate; the release is one epoch ahead"
     return _Meaning({"SOLVER.LR_SCHEDULER": "cosine"}, defaults, note)
 
 
@@ -176,12 +183,6 @@ def _policy(name: str, value: Any, run: _Run) -> _Meaning:
     if value == "step":
         return _Meaning({"SOLVER.LR_SCHEDULER": "step"}, note=f"{name} step is LR_SCHEDULER step")
     return _cosine(name, value == "cosine" or value, run)
-
-
-def _nesterov(name: str, value: Any, run: _Run) -> _Meaning:
-    if _flag(name, value):
-        raise ConfigError(f"{name}: Nesterov's momentum is not offered; every method here is a rule about plain SGD's")
-    return _Meaning()
 
 
 def _logit_stand(name: str, value: Any, run: _Run) -> _Meaning:
@@ -239,7 +240,6 @@ _HANDLERS: dict[str, Callable[[str, Any, _Run], _Meaning]] = {
     "SOLVER.TRAINER": _trainer,
     "SOLVER.LR_COS": _cosine,
     "SOLVER.LR_POLICY": _policy,
-    "SOLVER.SGD_NESTEROV": _nesterov,
     "SOLVER.DEEPKD.DKD": _dkd_flag,
     "SOLVER.DEEPKD.TOPK": _topk,
     "EXPERIMENT.LOGIT_STAND": _logit_stand,
@@ -251,6 +251,10 @@ _HANDLERS: dict[str, Callable[[str, Any, _Run], _Meaning]] = {
 
 # ---- all keys together --------------------------------------------------------------------------------------------
 
+_GIVES_TEACHER = frozenset(["DISTILLER.AUG_TEACHER", "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_WEIGHTS"])
+# What only DeepKD's release spells, and the trainers that are its optimizer there.
+_DEEPKD_KEYS = ("SOLVER.DKDOT.", "SOLVER.DEEPKD.DKD", "SOLVER.DEEPKD.TOPK", "SOLVER.DEEPKD.CE_WEIGHT")
+_DEEPKD_TRAINERS = ("deepkd", "ours", "dkdot", "deepkd_aug")
 _DKD_FLAGS = ("SOLVER.DEEPKD.DKD", "SOLVER.DKDOT.DKD")
 _TOPK = ("SOLVER.DEEPKD.TOPK", "SOLVER.DKDOT.TOPK")
 
@@ -274,29 +278,47 @@ def _kd_that_is_dkd(run: _Run) -> tuple[dict[str, Any], str]:
     return rest | dkd | {"DISTILLER.TYPE": "DKD"}, note
 
 
+def _of_repository(run: _Run, written: Collection[str]) -> Iterator[_Meaning]:
+    """What a file implies by the defaults and the code of the repository that its keys ``written`` show it to be from."""
+    method, dataset = run["DISTILLER.TYPE"], run["DATASET.TYPE"]
+    if run.beside.get("SOLVER.TRAINER") in _DEEPKD_TRAINERS and any(name.startswith(_DEEPKD_KEYS) for name in written):
+        rules = {"SOLVER.DEEPKD.RULE": "official"} | ({"KD.RULE": "official"} if method == "KD" else {})
+        yield _Meaning(
+            implies=rules,
+            note=f"a file of DeepKD's release trains as the release does: {', '.join(map(' '.join, rules.items()))}; the "
+            "paper's rule is `paper`",
+        )
+    tag = re.fullmatch(r"kd,.*,(\d+),(\d+)", str(run.beside.get("EXPERIMENT.TAG")))
+    if method == "KD" and tag and not any(name.startswith("KD.") for name in written):
+        yield _Meaning(
+            implies={"KD.TEMPERATURE": float(tag[1]), "KD.LOSS.KD_WEIGHT": float(tag[2])},
+            note=f"a file of LSKD's repository, whose defaults its TAG names: KD.TEMPERATURE {tag[1]}, KD.LOSS.KD_WEIGHT "
+            f"{tag[2]}; with its --logit-stand it is DISTILLER.TYPE LSKD",
+        )
+    if method != "NONE" and dataset in _AUG_TEACHERS and dataset != "cifar100" and _GIVES_TEACHER.isdisjoint(written):
+        yield _aug_teacher("DISTILLER.AUG_TEACHER (by default in GDKD's repository)", True, run)
+
+
 def _silent_meaning(run: _Run, written: Collection[str]) -> list[str]:
     """What an upstream file says only together with its repository's code; ``written`` are its keys as they stand there."""
     notes = []
     settings, method = run.beside, run.beside.get("DISTILLER.TYPE")
-    if settings.get("SOLVER.TRAINER") == "deepkd":
-        notes.append("the momenta follow DeepKD's paper; SOLVER.DEEPKD.RULE official is its release's optimizer")
     networks = (settings.get("DISTILLER.STUDENT"), settings.get("DISTILLER.TEACHER"))
     if settings.get("DATASET.TYPE") == "imagenet" and "MobileNetV2" in networks:
         notes.append(
             "MobileNetV2 is the network of that name; the DeepKD and LSKD repositories give that name to a MobileNetV1, "
             "which is DISTILLER.STUDENT MobileNetV1 here"
         )
-    given = {"DISTILLER.AUG_TEACHER", "DISTILLER.TEACHER_CKPT", "DISTILLER.TEACHER_WEIGHTS"}
-    if method in ("GDKD", "GDKD3", "LSKD", "DIST") and run["DATASET.TYPE"] == "cifar100" and given.isdisjoint(written):
+    if method in ("GDKD", "GDKD3", "LSKD", "DIST") and run["DATASET.TYPE"] == "cifar100" and _GIVES_TEACHER.isdisjoint(written):
         notes.append(
             "GDKD's repository means its augmented teacher: DISTILLER.AUG_TEACHER True, trained by "
             "configs/cifar100/teachers_aug/; this run uses the vanilla one"
         )
-    if method == "KD" and not any(name.startswith("KD.") for name in written):
+    if method == "KD" and not any(name.startswith("KD.") for name in (*written, *settings)):
         defaults = [f"{name} {run[name]}" for name in ("KD.TEMPERATURE", "KD.LOSS.CE_WEIGHT", "KD.LOSS.KD_WEIGHT")]
         notes.append(
-            f"KD with the defaults of mdistiller and DeepKD ({', '.join(defaults)}); a file of LSKD's repository, run with its "
-            "--logit-stand, is DISTILLER.TYPE LSKD (TEMPERATURE 2, CE_WEIGHT 0.1, KD_WEIGHT 9)"
+            f"KD with the defaults of mdistiller and DeepKD ({', '.join(defaults)}); a file of LSKD's repository means "
+            "KD.TEMPERATURE 2 and KD.LOSS.KD_WEIGHT 9 or, run with its --logit-stand, DISTILLER.TYPE LSKD"
         )
     if settings.get("SOLVER.LR_SCHEDULER") == "cosine" and "SOLVER.MIN_LR" not in settings:
         notes.append(f"cosine ends at SOLVER.MIN_LR {run['SOLVER.MIN_LR']}; in a file of GDKD's repository that is 0.0001")

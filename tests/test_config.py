@@ -155,7 +155,8 @@ LOG:
 def test_an_upstream_file_loads_unchanged(tmp_path: Path) -> None:
     with pytest.warns(ConfigWarning, match=r"LOG\.TENSORBOARD_FREQ means nothing here"):
         config = load_config(write(tmp_path / "kd.yaml", UPSTREAM_KD))
-    assert hyper_parameters(config, "KD") == {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 1.0, "standardize": False}
+    given = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 1.0, "standardize": False, "rule": "paper"}
+    assert hyper_parameters(config, "KD") == given
     assert stream_options(config, "dot") == {"delta": 0.075}
     assert config.EXPERIMENT.NAME == "kd,res32x4,res8x4"
 
@@ -201,6 +202,8 @@ def test_solver_arguments_are_all_settings() -> None:
         "warmup_factor",
         "momentum",
         "weight_decay",
+        "no_decay",
+        "nesterov",
         "amp",
         "cuda_graph",
         "checkpoint_steps",

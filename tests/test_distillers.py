@@ -248,6 +248,17 @@ def test_kd_is_weighted_cross_entropy_and_kl():
     close(sum_of("KD", temperature=1.0, ce_weight=0.5, kd_weight=2.0), other)
 
 
+def test_kd_by_the_official_rule_has_weight_one_and_multiplies_batch_means():
+    """What DeepKD's release computes with its trainer."""
+    student, teacher, labels = make_logits()
+    losses = losses_of("KD", student, teacher, labels, kd_weight=0.9, rule="official")
+    tckd, nckd = L.tckd_nckd(student, teacher, labels, temperature=4.0)
+    mass = L.non_target_mass(teacher, labels, temperature=4.0)
+    close(losses["task/ce"], 0.1 * cross_entropy())
+    close(losses["target/tckd"], tckd.mean())
+    close(losses["nontarget/nckd"], mass.mean() * nckd.mean())
+
+
 @pytest.mark.parametrize(("epoch", "weight"), [(1, 0.05), (10, 0.5), (20, 1.0), (30, 1.0), (240, 1.0)])
 def test_dkd_warms_up_linearly_over_twenty_epochs(epoch, weight):
     student, teacher, labels = make_logits()
@@ -311,6 +322,16 @@ def test_dist_is_its_weighted_loss():
     close(losses["task/ce"], 0.5 * cross_entropy())
     close(losses["kd/inter"], 3 * inter)
     close(losses["kd/intra"], 0.25 * intra)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_dist_in_parts_is_the_mean_over_parts_of_the_batch(parts):
+    """What processes compute that each relate their own samples; more parts than samples are as many as there are."""
+    student, teacher, labels = make_logits()
+    pairs = zip(student.tensor_split(parts), teacher.tensor_split(parts), strict=True)
+    apart = [L.dist_loss(s, t, beta=2.0, gamma=2.0, temperature=4.0) for s, t in pairs]
+    close(sum_of("DIST", parts=parts), cross_entropy() + sum(apart) / parts)
+    close(sum_of("DIST", parts=10_000), sum_of("DIST", parts=len(labels)))
 
 
 @pytest.mark.parametrize("variant", ["prkd_a", "prkd_b", "prkd"])
@@ -520,6 +541,8 @@ def test_phase_ends_that_are_not_two_rising_epochs_are_refused(phase_ends):
 @pytest.mark.parametrize(
     ("name", "hyper_parameters", "message"),
     [
+        ("KD", {"rule": "release"}, r"KD\.RULE must be paper or official, not 'release'"),
+        ("DIST", {"parts": 0}, r"DIST\.PARTS must be at least 1, not 0"),
         ("DEEPKD", {"weighting": "both"}, r"DEEPKD\.WEIGHTING must be dkd or kd, not 'both'"),
         ("DEEPKD", {"k_initial": 0.0}, r"DEEPKD\.K_INITIAL must be in \(0, 1\]"),
         ("DEEPKD", {"k_initial": 1.5}, r"DEEPKD\.K_INITIAL must be in \(0, 1\]"),

@@ -102,7 +102,8 @@ def test_what_was_understood_is_said(tmp_path: Path) -> None:
     assert config.SOLVER.DEEPKD.DELTA_TOG == 0.05
     for name in ("SOLVER.TRAINER dkdot", "SOLVER.LR_COS", "DEEPKD.DKD", "DKDOT.DELTA_TASK", "DEEPKD.TOPK", "TENSORBOARD_FREQ"):
         assert name in said
-    assert "RULE official" in said
+    assert (config.SOLVER.DEEPKD.RULE, config.KD.RULE) == ("official", "official")
+    assert "SOLVER.DEEPKD.RULE official, KD.RULE official" in said
     assert "a MobileNetV1" in said
     assert "upstream.yaml" in said
 
@@ -113,6 +114,7 @@ def test_kd_with_the_dkd_flag_is_dkd_as_the_release_computes_it(tmp_path: Path) 
     assert config.DISTILLER.TYPE == "DKD"
     dkd = config.DKD
     assert (dkd.CE_WEIGHT, dkd.ALPHA, dkd.BETA, dkd.T, dkd.WARMUP) == (0.1, 1.0, 2.0, 4.0, 20)
+    assert config.SOLVER.DEEPKD.RULE == "official"
     assert "KD with SOLVER.DEEPKD.DKD is DISTILLER.TYPE DKD" in said
 
 
@@ -152,9 +154,43 @@ def test_a_setting_that_this_run_does_not_read_is_named(tmp_path: Path) -> None:
     assert "SOLVER.DOT.DELTA (the trainer is base)" in said
 
 
-def test_what_cannot_be_had_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"upstream\.yaml: SOLVER.SGD_NESTEROV"):
-        load_config(upstream_file(tmp_path, {"SOLVER.SGD_NESTEROV": True}))
+def test_a_file_of_deepkds_release_follows_the_release_and_any_other_the_paper(tmp_path: Path) -> None:
+    """What tells them apart is the release's own spelling; what a file says for itself comes before what it implies."""
+    own = {"DISTILLER.TYPE": "DKD", "SOLVER.TRAINER": "deepkd", "LOG.TENSORBOARD_FREQ": 50}
+    for settings, rule in (
+        (own, "paper"),
+        (own | {"SOLVER.DEEPKD.DKD": True}, "official"),
+        (own | {"SOLVER.DEEPKD.DKD": True, "SOLVER.DEEPKD.RULE": "paper"}, "paper"),
+        (own | {"SOLVER.DEEPKD.DKD": True, "SOLVER.TRAINER": "base"}, "paper"),
+    ):
+        config, _ = load(upstream_file(tmp_path, settings))
+        assert (rule, "paper") == (config.SOLVER.DEEPKD.RULE, config.KD.RULE)
+
+
+def test_a_kd_file_of_lskds_repository_has_that_repositorys_defaults(tmp_path: Path) -> None:
+    settings = {"DISTILLER.TYPE": "KD", "EXPERIMENT.TAG": "kd,vgg13,vgg8,2,9"}
+    config, said = load(upstream_file(tmp_path, settings))
+    assert (config.KD.TEMPERATURE, config.KD.LOSS.KD_WEIGHT, config.KD.LOSS.CE_WEIGHT) == (2.0, 9.0, 0.1)
+    assert "LSKD's repository" in said
+    config, said = load(upstream_file(tmp_path, settings | {"EXPERIMENT.TAG": "kd,vgg13,vgg8"}))
+    assert (config.KD.TEMPERATURE, config.KD.LOSS.KD_WEIGHT) == (4.0, 0.9)
+    assert "defaults of mdistiller" in said
+
+
+def test_gdkds_transfer_files_mean_the_augmented_teacher(tmp_path: Path) -> None:
+    settings = {"DISTILLER.TYPE": "DKD", "DATASET.TYPE": "cub2011", "LOG.TENSORBOARD_FREQ": 50}
+    settings |= {"DISTILLER.TEACHER": "ResNet34"}
+    config, said = load(upstream_file(tmp_path, settings))
+    assert config.DISTILLER.TEACHER_CKPT == "download_ckpts/cub2011_teachers/resnet34/student_100_aug.pth"
+    assert "AUG_TEACHER" in said
+    for more in ({"DISTILLER.AUG_TEACHER": False}, {"DISTILLER.TYPE": "NONE"}):
+        config, _ = load(upstream_file(tmp_path, settings | more))
+        assert config.DISTILLER.TEACHER_CKPT == ""
+
+
+def test_nesterov_by_gdkds_name(tmp_path: Path) -> None:
+    config, _ = load(upstream_file(tmp_path, {"SOLVER.SGD_NESTEROV": True}))
+    assert config.SOLVER.NESTEROV
 
 
 def test_a_run_s_own_file_needs_no_translation(tmp_path: Path) -> None:

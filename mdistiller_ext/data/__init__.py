@@ -67,6 +67,7 @@ def create_loaders(
     batch_size: int,
     test_batch_size: int,
     limit: int = 0,
+    drop_last: bool = False,
     seed: int = 0,
     device: str | torch.device = "cpu",
     data_device: str | torch.device | None = None,
@@ -87,6 +88,7 @@ def create_loaders(
         root: folder of the files.
         batch_size, test_batch_size: of whole batches, of all processes.
         limit: keep this many training and this many test images, taken in turn from every class; 0 keeps all.
+        drop_last: leave out a last training batch that is smaller than the others.
         seed: of order and augmentation, not of the data.
         device: where batches go.
         data_device: where images lie that are kept in memory, ``device`` by default.
@@ -136,7 +138,7 @@ def create_loaders(
         keep_on = device if data_device is None else data_device
         (images, labels), (test_images, test_labels) = [(x.to(keep_on), y.to(keep_on)) for x, y in (train_split, test_split)]
         return (
-            in_memory(images, labels, batch_size=batch_size, augment=augment, shuffle=True, seed=seed),
+            in_memory(images, labels, batch_size=batch_size, augment=augment, shuffle=True, drop_last=drop_last, seed=seed),
             in_memory(test_images, test_labels, batch_size=test_batch_size),
         )
     if not issubclass(dataset, ImageFolderDataset):
@@ -158,7 +160,7 @@ def create_loaders(
         world_size=world_size,
     )
     return (
-        from_files(train_samples, training, batch_size=batch_size, shuffle=True, seed=seed),
+        from_files(train_samples, training, batch_size=batch_size, shuffle=True, drop_last=drop_last, seed=seed),
         from_files(test_samples, testing, batch_size=test_batch_size),
     )
 

@@ -34,11 +34,12 @@ class InMemoryLoader:
         batch_size: of a whole batch, of all processes.
         mean, std: per channel, on the scale where 255 is 1.
         augment: what is done to a batch before it is normalised.
+        drop_last: leave out a last batch that is smaller than the others.
         device: where batches go, the images' own by default.
         num_classes: how many there are, of which a few may have no image here; by default the largest label and 1.
         rank, world_size: which process this is, of how many: it takes rows ``rank``, ``rank + world_size`` ... of a batch.
 
-    Raises ConfigError if ``batch_size`` is not positive.
+    Raises ConfigError if ``batch_size`` is not positive, or with ``drop_last`` no batch is left.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class InMemoryLoader:
         std: Sequence[float],
         augment: Augment | None = None,
         shuffle: bool = False,
+        drop_last: bool = False,
         seed: int = 0,
         device: str | torch.device | None = None,
         num_classes: int | None = None,
@@ -61,6 +63,7 @@ class InMemoryLoader:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.images = images
         self.labels = labels
+        self.num_images = images_of_an_epoch(len(images), batch_size, drop_last)  # of all processes
         self.batch_size = batch_size
         self.augment = augment
         self.shuffle = shuffle
@@ -71,11 +74,6 @@ class InMemoryLoader:
         self.first_batch = 0
         self.device = images.device if device is None else torch.device(device)
         self._scale, self._shift = normalization(mean, std, self.device)
-
-    @property
-    def num_images(self) -> int:
-        """Number of images in one epoch, of all processes."""
-        return len(self.images)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -89,17 +87,17 @@ class InMemoryLoader:
         self.first_batch = first_batch
 
     def __len__(self) -> int:
-        """Number of batches of an epoch; the last one may be smaller (upstream drops none)."""
+        """Number of batches of an epoch; the last one may be smaller unless it is dropped (mdistiller drops none)."""
         return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.images.device
         generator = torch.Generator(device).manual_seed(mix_seeds(self.seed, self.epoch))
-        order = torch.arange(self.num_images, device=device)
+        order = torch.arange(len(self.images), device=device)
         if self.shuffle:
-            order = torch.randperm(self.num_images, generator=generator, device=device)
+            order = torch.randperm(len(self.images), generator=generator, device=device)
         left_out = self.first_batch
-        for several in order.split(self.batch_size * max(1, _GATHERED // self.batch_size)):
+        for several in order[: self.num_images].split(self.batch_size * max(1, _GATHERED // self.batch_size)):
             images, labels = self.images[several], self.labels[several]
             if self.augment is not None:
                 images = self.augment(images, generator)  # also of batches that are left out: the next ones draw after them
@@ -110,6 +108,13 @@ class InMemoryLoader:
                 some, theirs = some[self.rows], theirs[self.rows]
                 some, theirs = some.to(self.device, non_blocking=True), theirs.to(self.device, non_blocking=True)
                 yield some.float().mul_(self._scale).add_(self._shift), theirs
+
+
+def images_of_an_epoch(count: int, batch_size: int, drop_last: bool) -> int:
+    """How many of ``count`` images an epoch shows. Raises ConfigError if none is left by ``drop_last``."""
+    if drop_last and count < batch_size:
+        raise ConfigError(f"DATASET.DROP_LAST leaves no batch: SOLVER.BATCH_SIZE {batch_size} is more than {count} images")
+    return count - count % batch_size if drop_last else count
 
 
 def normalization(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from ..errors import ConfigError, Note, TrainingError, UserError
 from .base import Samples
 from .image_files import read_image
 from .image_transforms import Transform
-from .loader import mix_seeds, normalization
+from .loader import images_of_an_epoch, mix_seeds, normalization
 from .workers import WorkerDiedError, Workers
 
 OnError = Literal["stop", "skip"]
@@ -57,6 +57,7 @@ class WorkerLoader:
         transform: PIL image (RGB) -> uint8 ``[3, image_size, image_size]``; what it draws, it draws from torch.
         mean, std: per channel, on the scale where 255 is 1.
         batch_size: of a whole batch, of all processes that train.
+        drop_last: leave out a last batch that is smaller than the others.
         rank, world_size: as in InMemoryLoader.
         num_workers: processes that read images, started by the first pass and kept until `close`; 0 reads them in this one.
         on_error: what an image does that cannot be read. ``stop`` raises. ``skip`` names it in a Note, once; with ``shuffle``
@@ -79,6 +80,7 @@ class WorkerLoader:
         mean: Sequence[float],
         std: Sequence[float],
         shuffle: bool = False,
+        drop_last: bool = False,
         seed: int = 0,
         num_workers: int = 0,
         on_error: OnError = "stop",
@@ -96,7 +98,8 @@ class WorkerLoader:
         self.device = torch.device(device)
         self.image_shape = (3, image_size, image_size)
         self.labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-        self._keys = _EpochKeys(len(samples), batch_size, shuffle, seed, slice(rank, None, world_size))
+        self.num_images = images_of_an_epoch(len(samples), batch_size, drop_last)  # of all processes
+        self._keys = _EpochKeys(len(samples), self.num_images, batch_size, shuffle, seed, slice(rank, None, world_size))
         self._pinned = self.device.type == "cuda"
         self._batches = Workers(
             _Batches(
@@ -113,11 +116,6 @@ class WorkerLoader:
         self._named: set[int] = set()
         self._scale, self._shift = normalization(mean, std, self.device)
 
-    @property
-    def num_images(self) -> int:
-        """Number of images in one epoch, of all processes."""
-        return len(self.labels)
-
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Choose the epoch that the next pass yields, and how many of its batches it leaves out at the beginning."""
         self._keys = dataclasses.replace(self._keys, epoch=epoch, first_batch=first_batch)
@@ -127,7 +125,7 @@ class WorkerLoader:
         self._batches.end()
 
     def __len__(self) -> int:
-        """Number of batches of an epoch; the last one may be smaller (upstream drops none)."""
+        """Number of batches of an epoch; the last one may be smaller unless it is dropped (mdistiller drops none)."""
         return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -166,6 +164,7 @@ class _EpochKeys:
     """
 
     count: int
+    shown: int  # of those in one epoch
     batch_size: int
     shuffle: bool
     seed: int
@@ -178,11 +177,11 @@ class _EpochKeys:
         order = torch.arange(self.count)
         if self.shuffle:
             order = torch.randperm(self.count, generator=torch.Generator().manual_seed(epoch_seed))
-        for indices in order.split(self.batch_size)[self.first_batch :]:
+        for indices in order[: self.shown].split(self.batch_size)[self.first_batch :]:
             yield indices[self.rows].tolist(), epoch_seed
 
     def __len__(self) -> int:
-        return max(-(-self.count // self.batch_size) - self.first_batch, 0)
+        return max(-(-self.shown // self.batch_size) - self.first_batch, 0)
 
     def __str__(self) -> str:
         """Where it begins, counted from 1; only in a shuffled one the epoch makes a difference."""

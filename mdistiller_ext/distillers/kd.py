@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..losses import non_target_mass, tckd_nckd
 from ..registry import register_distiller
 from .base import Distiller, Output, Progress, paired_logits
@@ -18,6 +19,10 @@ class KD(Distiller):
 
     The parts, TCKD and (1 - p_t) NCKD by sample (DKD, CVPR 2022, eq. 6), let the DeepKD trainer separate them; any other
     trainer adds them and trains with the KL itself. ``standardize=True`` is LSKD (CVPR 2024).
+
+    Args:
+        rule: ``paper``, or ``official`` for what the DeepKD release computes with its trainer: both parts with weight 1
+            instead of ``kd_weight``, and the batch means of 1 - p_t and NCKD multiplied instead of the mean of the products.
     """
 
     config_keys: ClassVar[dict[str, str]] = {"ce_weight": "LOSS.CE_WEIGHT", "kd_weight": "LOSS.KD_WEIGHT"}
@@ -31,19 +36,27 @@ class KD(Distiller):
         ce_weight: float = 0.1,
         kd_weight: float = 0.9,
         standardize: bool = False,
+        rule: Literal["paper", "official"] = "paper",
     ) -> None:
         super().__init__(student, teacher)
+        if rule not in ("paper", "official"):
+            raise ConfigError(f"KD.RULE must be paper or official, not '{rule}'")
         self.temperature = temperature
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight
         self.standardize = standardize
+        self.rule = rule
 
     def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
         s, t = paired_logits(student, teacher, standardized=self.standardize)
         tckd, nckd = tckd_nckd(s, t, labels, temperature=self.temperature)
         non_target = non_target_mass(t, labels, temperature=self.temperature)
+        if self.rule == "official":
+            target, nontarget = tckd.mean(), self.whole_batch(non_target).mean() * nckd.mean()
+        else:
+            target, nontarget = self.kd_weight * tckd.mean(), self.kd_weight * (non_target * nckd).mean()
         return {
             "task/ce": self.ce_weight * F.cross_entropy(student.logits, labels),
-            "target/tckd": self.kd_weight * tckd.mean(),
-            "nontarget/nckd": self.kd_weight * (non_target * nckd).mean(),
+            "target/tckd": target,
+            "nontarget/nckd": nontarget,
         }

@@ -39,7 +39,12 @@ LIBRARIES = ("torchvision/", "timm/")  # how the names of networks outside the z
 
 
 def create_model(
-    name: str, *, dataset: str = "cifar100", num_classes: int | None = None, image_size: int | None = None
+    name: str,
+    *,
+    dataset: str = "cifar100",
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    init: str = "default",
 ) -> nn.Module:
     """A freshly initialised network for a zoo or a registered data set, in training mode.
 
@@ -50,12 +55,15 @@ def create_model(
         num_classes: length of the logits; by default what the zoo or the data set has.
         image_size: pixels of an edge, by default those of the zoo; only for the libraries' networks that are built for
             one size, such as vision transformers. All others take any size.
+        init: how weights are initialised: as the network does by itself, or by `layers.init_by_fan_out`.
 
     Raises:
         UnknownNameError: for a name or data set that nobody registered.
         ConfigError: if the number of classes is not positive, or neither given nor known from the data set; if the size of
-            the images is not positive, or a network cannot be built for it; if timm is not installed.
+            the images is not positive, or a network cannot be built for it; if timm is not installed; for another ``init``.
     """
+    if init not in ("default", "fan_out"):
+        raise ConfigError(f"the initialisation (DISTILLER.STUDENT_INIT) must be default or fan_out, not '{init}'")
     check_model_name(name, dataset)
     zoo, default_num_classes = _zoo(dataset)
     if num_classes is None:
@@ -68,8 +76,13 @@ def create_model(
     if name.startswith(LIBRARIES):
         from .libraries import create_library_model
 
-        return create_library_model(name, num_classes, ZOO_IMAGE_SIZE[zoo] if image_size is None else image_size)
-    model: nn.Module = MODELS.get(f"{zoo}/{name}")(num_classes)
+        model = create_library_model(name, num_classes, ZOO_IMAGE_SIZE[zoo] if image_size is None else image_size)
+    else:
+        model = MODELS.get(f"{zoo}/{name}")(num_classes)
+    if init == "fan_out":
+        from .layers import init_by_fan_out
+
+        init_by_fan_out(model)
     return model
 
 

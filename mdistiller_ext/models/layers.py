@@ -45,3 +45,16 @@ def init_convolutions(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def init_by_fan_out(model: nn.Module) -> None:
+    """Initialisation of DIST's repository for MobileNetV1, from TensorFlow's: convolutions as in `init_convolutions`, linear
+    layers uniform within 1 / sqrt(number of outputs), biases 0.
+    """
+    init_convolutions(model)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            bound = module.out_features**-0.5
+            nn.init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

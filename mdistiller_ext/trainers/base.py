@@ -43,6 +43,7 @@ from ..optim import ComponentSGD
 from ..registry import DISTILLERS, TRAINERS, Registry, register_trainer
 from ..rng import generator_state, set_generator_state
 from ..signals import StopWish, stop_wish
+from .decay import decay_groups
 from .graph import GraphedStep
 from .schedule import schedule
 from .streams import Stream, merge_streams, streams_fit
@@ -108,7 +109,9 @@ class BaseTrainer:
         warmup_epochs: ``step`` and ``cosine`` rise linearly from ``warmup_factor * lr`` until this epoch; 0 is no warm-up.
         warmup_factor: see there.
         momentum: base momentum.
-        weight_decay: L2 coefficient on all parameters, batch norm and biases included, as upstream.
+        weight_decay: L2 coefficient on all parameters, batch norm and biases included, as upstream, but for ``no_decay``.
+        no_decay: kinds of parameters without weight decay: ``norm`` (weights and biases of normalisation layers), ``bias``.
+        nesterov: Nesterov's momentum, in each stream.
         checkpoint_steps: save ``latest`` every so many steps too; 0 saves it at the end of an epoch.
         on_nan: what a batch does whose loss or gradient is not finite: ``stop`` the run, or be left out (``skip``).
         save_checkpoint_freq: keep ``epoch_<e>`` and ``student_<e>`` every so many epochs; 0 keeps none.
@@ -139,6 +142,8 @@ class BaseTrainer:
         warmup_factor: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 0.0001,
+        no_decay: Sequence[str] = (),
+        nesterov: bool = False,
         amp: Literal["none", "bf16"] = "none",
         cuda_graph: bool = True,
         checkpoint_steps: int = 0,
@@ -173,14 +178,17 @@ class BaseTrainer:
         components = distiller.component_names(train_loader.image_shape)
         self.check_roles(separate, components)
         self.active_streams = merge_streams(separate) if merge else separate
+        decaying = next((stream for stream in self.active_streams if stream.decays), self.active_streams[0])
         try:
             self.optimizer = ComponentSGD(
-                distiller.learnable_parameters(),
+                decay_groups(distiller, no_decay),
                 lr,
                 {stream.name: stream.momentum for stream in self.active_streams},
                 weight_decay,
-                decay_on=next((stream.name for stream in self.active_streams if stream.decays), None),
+                decay_on=decaying.name,
+                decay_moved=decaying.decay_moved,
                 partial_momentum=self.partial_momentum(momentum, **(stream_options or {})),
+                nesterov=nesterov,
             )
         except ValueError as error:
             raise ConfigError(f"SOLVER: {error}") from error

@@ -28,15 +28,15 @@ class DeepKDTrainer(BaseTrainer):
 
         The release departs from the paper, and which of them the published numbers used is not known. ``paper``: the text's
         rule; it does not mention weight decay, which goes to the task stream as in DOT. ``official``: the release's
-        optimizer, whose task stream runs at the target stream's momentum and whose weight decay is on the target stream
-        (there from weights that this step has already moved, here from those before it: a difference of order lr * decay).
+        optimizer, whose task stream runs at the target stream's momentum and whose weight decay is on the target stream,
+        computed from weights that the task and non-target streams have already updated in the same step.
         """
         if rule not in ("paper", "official"):
             raise ConfigError(f"SOLVER.DEEPKD.RULE must be paper or official, not '{rule}'")
         paper = rule == "paper"
         return [
             Stream("task", ("task",), momentum + (delta_tog if paper else delta_tcg), decays=paper),
-            Stream("target", ("target",), momentum + delta_tcg, decays=not paper),
+            Stream("target", ("target",), momentum + delta_tcg, decays=not paper, decay_moved=not paper),
             Stream("nontarget", ("nontarget",), momentum + delta_ncg),
         ]
 

@@ -13,16 +13,23 @@ class Stream:
     Attributes:
         roles: the components' roles; see Distiller.losses.
         decays: whether this stream takes the weight decay; the first one does where none is marked.
+        decay_moved: compute that decay after the other streams have updated the weights; see ComponentSGD.
     """
 
     name: str
     roles: tuple[str, ...]
     momentum: float
     decays: bool = False
+    decay_moved: bool = False
 
 
 def merge_streams(streams: Sequence[Stream]) -> list[Stream]:
-    """Join streams of equal momentum: a buffer is linear in its gradients, so their losses can share a backward pass."""
+    """Join streams of equal momentum: a buffer is linear in its gradients, so their losses can share a backward pass.
+
+    A decay of moved weights depends on each stream's own update: those streams stay apart.
+    """
+    if any(stream.decay_moved for stream in streams):
+        return list(streams)
     merged: dict[float, Stream] = {}
     for stream in streams:
         other = merged.get(stream.momentum)
