@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..losses import non_target_mass, tckd_nckd
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress, paired_logits
+from .base import Distiller, Output, Progress, Weight, paired_logits
 
 
 @register_distiller("KD")
@@ -28,8 +28,8 @@ class KD(Distiller):
         teacher: nn.Module,
         *,
         temperature: float = 4.0,
-        ce_weight: float = 0.1,
-        kd_weight: float = 0.9,
+        ce_weight: Weight = 0.1,
+        kd_weight: Weight = 0.9,
         standardize: bool = False,
     ) -> None:
         super().__init__(student, teacher)
