@@ -276,13 +276,13 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
     if folder is not None and resume is True and rank() == 0:
         check_resumable(folder)
     teacher_weights, teacher_hash, student_weights = None, None, None
-    if DISTILLERS.get(settings.TYPE).needs_teacher:
-        teacher_weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT, config.DATASET.ROOT)
-        teacher_hash = hashlib.sha256(teacher_weights.read_bytes()).hexdigest()
-    if resume is not True:
-        student_weights = student_path(settings.STUDENT, dataset, settings.STUDENT_CKPT)
     device = choose_device(config.SOLVER.DEVICE)
-    with first_on_this_machine():
+    with first_on_this_machine():  # weights and data may have to be downloaded
+        if DISTILLERS.get(settings.TYPE).needs_teacher:
+            teacher_weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT, config.DATASET.ROOT)
+            teacher_hash = hashlib.sha256(teacher_weights.read_bytes()).hexdigest()
+        if resume is not True:
+            student_weights = student_path(settings.STUDENT, dataset, settings.STUDENT_CKPT)
         train_loader, test_loader = build_loaders(config, device)
     _check_same_everywhere(config, teacher_hash, (train_loader.num_images, test_loader.num_images))
     seed_generators(seed)
