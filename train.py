@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from yacs.config import CfgNode
 from mdistiller_ext.build import build_trainer, load_plugin
 from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import group, rank, restarted, world_size
-from mdistiller_ext.errors import Parser, python_command, run_command
+from mdistiller_ext.errors import Parser, from_here, python_command, run_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
 from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
@@ -79,14 +80,15 @@ def print_summary(config: CfgNode, folder: Path, summary: dict[str, Any]) -> Non
         print(f"          {'':<12} {summary['average_top1']:6.2f} %  average of the last {summary['average_epochs']} epochs")
     print(
         f"  run folder: {folder}  ({summary['seconds']:.0f} s; curves.png, metrics.csv, TensorBoard: train.events)\n"
-        f"  evaluate it:                  {python_command()} eval.py -c '{folder}'"
+        f"  evaluate it:                  {python_command('eval.py', '-c', shlex.quote(str(folder)))}"
     )
     print_published(config)
-    alone = Path("configs") / config.DATASET.TYPE / "none" / f"{config.DISTILLER.STUDENT}.yaml"
+    alone = CONFIGS / config.DATASET.TYPE / "none" / f"{config.DISTILLER.STUDENT}.yaml"
     if config.DISTILLER.TYPE != "NONE" and alone.is_file():
-        print(f"  compare with a plain student: {python_command()} train.py --cfg {alone}")
+        print(f"  compare with a plain student: {python_command('train.py', '--cfg', from_here(alone))}")
     if config.DISTILLER.TYPE == "NONE":
-        print(f"  use it as a teacher:          DISTILLER.TEACHER {config.DISTILLER.STUDENT} DISTILLER.TEACHER_CKPT '{folder}'")
+        student, where = config.DISTILLER.STUDENT, shlex.quote(str(folder))
+        print(f"  use it as a teacher:          DISTILLER.TEACHER {student} DISTILLER.TEACHER_CKPT {where}")
 
 
 def print_published(config: CfgNode) -> None:
@@ -115,7 +117,7 @@ def print_list() -> None:
     print("configs (--cfg):")
     for folder in sorted(CONFIGS.glob("*/*/")):
         names_there = sorted(file.name for file in folder.glob("*.yaml"))
-        print(f"  {folder.relative_to(CONFIGS.parent)}/: {' '.join(names_there)}")
+        print(f"  {from_here(folder)}/: {' '.join(names_there)}")
 
 
 def main() -> None:

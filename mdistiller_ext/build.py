@@ -21,7 +21,7 @@ from .config import default_config, hyper_parameters, solver_arguments, stream_o
 from .data import Loader, create_loaders, mix_seeds
 from .distillers import Distiller, create_distiller
 from .distributed import first_on_this_machine, from_all, from_first, launched, local_rank, rank, world_size
-from .errors import ConfigError, CorruptFileError, MissingFileError, UserError, listing, python_command
+from .errors import ROOT, ConfigError, CorruptFileError, MissingFileError, UserError, from_here, listing, python_command
 from .fetch import fetch_torchvision_weights
 from .inference import InferenceNetwork
 from .logger import RunLogger
@@ -99,7 +99,8 @@ def teacher_path(name: str, dataset: str, asked: str = "", root: str = "") -> Pa
     if weights.is_file():
         return weights
     train = _training_command(name, dataset, root)
-    hint = f" To get it: {description.teachers_hint.format(model=name)}." if description.teachers_hint else ""
+    hint = description.teachers_hint.format(model=name, download=python_command("mdistiller_ext.download"))
+    hint = f" To get it: {hint}." if hint else ""
     raise MissingFileError(
         f"no checkpoint of teacher '{name}' for {dataset}: looked for {weights.absolute()}.{hint} "
         f"To train it: {train}, then name its run folder by DISTILLER.TEACHER_CKPT"
@@ -160,12 +161,13 @@ def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -
 
 def _training_command(name: str, dataset: str, root: str = "") -> str:
     """How to train a network without a teacher, by its recipe in ``configs/<dataset>/`` where there is one."""
-    where = f" DATASET.ROOT {shlex.quote(root)}" if root not in ("", default_config().DATASET.ROOT) else ""
+    where = ["DATASET.ROOT", shlex.quote(root)] if root not in ("", default_config().DATASET.ROOT) else []
     for kind in ("teachers", "none"):
-        recipe = Path("configs") / dataset / kind / f"{name}.yaml"
-        if _in_project(recipe).is_file():
-            return f"{python_command()} train.py --cfg {recipe}{where}"
-    return f"{python_command()} train.py DATASET.TYPE {dataset} DISTILLER.TYPE NONE DISTILLER.STUDENT {name}{where}"
+        recipe = ROOT / "configs" / dataset / kind / f"{name}.yaml"
+        if recipe.is_file():
+            return python_command("train.py", "--cfg", from_here(recipe), *where)
+    settings = ["DATASET.TYPE", dataset, "DISTILLER.TYPE", "NONE", "DISTILLER.STUDENT", name]
+    return python_command("train.py", *settings, *where)
 
 
 def _pretraining_advice(name: str) -> str:
@@ -189,7 +191,7 @@ def _weights_file(path: Path) -> Path:
 
 def _in_project(path: Path) -> Path:
     """A relative path that the working directory lacks and the project has, in the project; any other as it is."""
-    in_project = Path(__file__).parents[1] / path
+    in_project = ROOT / path
     return in_project if not path.exists() and in_project.exists() else path
 
 
@@ -284,13 +286,13 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
     if folder is not None and resume is True and rank() == 0:
         check_resumable(folder)
     teacher_weights, teacher_hash, student_weights = None, None, None
-    if DISTILLERS.get(settings.TYPE).needs_teacher:
-        teacher_weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT, config.DATASET.ROOT)
-        teacher_hash = hashlib.sha256(teacher_weights.read_bytes()).hexdigest()
-    if resume is not True:
-        student_weights = student_path(settings.STUDENT, dataset, settings.STUDENT_CKPT)
     device = choose_device(config.SOLVER.DEVICE)
-    with first_on_this_machine():
+    with first_on_this_machine():  # weights and data may have to be downloaded
+        if DISTILLERS.get(settings.TYPE).needs_teacher:
+            teacher_weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT, config.DATASET.ROOT)
+            teacher_hash = hashlib.sha256(teacher_weights.read_bytes()).hexdigest()
+        if resume is not True:
+            student_weights = student_path(settings.STUDENT, dataset, settings.STUDENT_CKPT)
         train_loader, test_loader = build_loaders(config, device)
     _check_same_everywhere(config, teacher_hash, (train_loader.num_images, test_loader.num_images))
     seed_generators(seed)

@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import inspect
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,9 @@ import yaml
 from yacs.config import CfgNode
 
 from .data import InMemoryDataset
-from .errors import ConfigError, ConfigWarning, UnknownNameError, did_you_mean, listing, shown
+from .distillers import check_hyper_parameters
+from .errors import ROOT, ConfigError, ConfigWarning, UnknownNameError, did_you_mean, from_here, listing, shown
+from .naming import experiment_name
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .trainers.base import BaseTrainer
 from .upstream import OTHER_METHODS, translate
@@ -32,6 +35,13 @@ _GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 _NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_hash", "merge", "stream_options"}
 # What the items of lists are that are empty by default.
 _ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0, "SOLVER.NO_DECAY": ""}
+_LEAST = {
+    "SOLVER.BATCH_SIZE": 1,
+    "DATASET.TEST.BATCH_SIZE": 1,
+    "SOLVER.EPOCHS": 1,
+    "EXPERIMENT.SEED": 0,
+    "LOG.SAVE_CHECKPOINT_FREQ": 0,
+}
 _MOST_SETTINGS = 10_000  # of one file: a short one of nested aliases can stand for billions
 _MOST_FILES = 100  # that one builds on, each counted as often as it is named: that may double from file to file
 _LONGEST_KEY = 200  # characters
@@ -42,7 +52,7 @@ def default_config() -> CfgNode:
     tree: dict[str, Any] = {
         "EXPERIMENT": {
             "PROJECT": "distill",
-            "NAME": "",  # of the run folder; TAG and the command-line overrides by default
+            "NAME": "",  # of the run folder; TAG, seed and command-line overrides by default (see naming.py)
             "TAG": "default",
             "SEED": 0,
             "DETERMINISTIC": False,  # the same bits in every run on a GPU too, where kernels for that exist
@@ -104,7 +114,7 @@ def default_config() -> CfgNode:
 
 
 def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = ()) -> CfgNode:
-    """The configuration of a yaml file, frozen. An empty EXPERIMENT.NAME becomes TAG and the overrides, as in mdistiller.
+    """The configuration of a yaml file, frozen. An empty EXPERIMENT.NAME becomes TAG, seed and overrides (naming.py).
 
     Args:
         path: yaml file, or None for the defaults; a ``_BASE_`` key names files that it builds on, looked for beside it, then
@@ -118,22 +128,25 @@ def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = 
     if path is not None:
         if not str(path):
             raise ConfigError("the name of the config file is empty")
-        _merge_file(config, Path(path), itertools.count())
-    if len(overrides) % 2:
-        raise ConfigError(f"overrides come in pairs, KEY VALUE; '{overrides[-1]}' has no partner")
-    known = _flat(config)
+        for file, settings, whole in _files(Path(path), itertools.count()):
+            _merge_settings(config, settings, where=str(file), whole_file=whole)
+    known, given = _flat(config), _pairs(overrides)
     # A setting that is text takes the words as they are: a TAG of 0.10 is no number.
-    pairs = [(str(key), value) for key, value in zip(overrides[::2], overrides[1::2], strict=True)]
-    settings = {key: value if isinstance(known.get(key), str) else _parse(value) for key, value in pairs}
+    settings = {key: value if isinstance(known.get(key), str) else _parse(value) for key, value in given.items()}
     _merge_settings(config, settings, where="the command line")
     _check(config)
     unused = _without_effect(config)
     if unused:
         warnings.warn(f"without effect in this run: {'; '.join(unused)}", ConfigWarning, stacklevel=2)
     if not config.EXPERIMENT.NAME:
-        config.EXPERIMENT.NAME = _experiment_name(config.EXPERIMENT.TAG, pairs)
+        config.EXPERIMENT.NAME = _experiment_name(config, given)
     config.freeze()
     return config
+
+
+def written_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a yaml file and those that its ``_BASE_`` names set, by dotted names: as written, unchecked. Raises ConfigError."""
+    return {key: value for _, settings, _ in _files(Path(path), itertools.count()) for key, value in settings.items()}
 
 
 def hyper_parameters(config: CfgNode, name: str) -> dict[str, Any]:
@@ -203,11 +216,14 @@ def _arguments(node: CfgNode, function: Any, spelling: dict[str, str]) -> dict[s
 # ---- reading and merging ------------------------------------------------------------------------------------------
 
 
-def _merge_file(config: CfgNode, path: Path, count: Iterator[int], children: tuple[Path, ...] = ()) -> None:
-    """Put a yaml file's settings into the tree, after those of the files that its ``_BASE_`` names; ``count`` counts these."""
+def _files(path: Path, count: Iterator[int], children: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any], bool]]:
+    """A yaml file after those that its ``_BASE_`` names: path, settings, and whether it may be a whole file of upstream's.
+
+    ``count`` counts the files.
+    """
     # os.path's questions have an answer for any text, also for one that cannot be a name.
     if os.path.isdir(path):
-        raise ConfigError(f"the config file {path} is a folder")
+        raise ConfigError(f"the config file {path} is a folder{_file_in(path)}")
     if not os.path.isfile(path):
         raise ConfigError(f"config file not found: {path}{_near_file(path)}")
     if path.resolve() in children:
@@ -228,9 +244,9 @@ def _merge_file(config: CfgNode, path: Path, count: Iterator[int], children: tup
             raise ConfigError(f"_BASE_ in {path} is empty")
         beside, here = path.parent / base, Path(base)
         chosen = here if os.path.isfile(here) and not os.path.isfile(beside) else beside
-        _merge_file(config, chosen, count, (*children, path.resolve()))
+        yield from _files(chosen, count, (*children, path.resolve()))
     # Neither do upstream's files build on others, nor do they have our keys, such as every run's own config.yaml has.
-    _merge_settings(config, settings, where=str(path), whole_file=not bases and "EXPERIMENT.SEED" not in settings)
+    yield path, settings, not bases and "EXPERIMENT.SEED" not in settings
 
 
 class _Loader(yaml.SafeLoader):
@@ -307,10 +323,19 @@ def _merge_settings(config: CfgNode, settings: dict[str, Any], where: str, whole
 def _near_file(path: Path) -> str:
     """A hint at an existing yaml file, for a path that is not one."""
     folder = path.parent if os.path.isdir(path.parent) else path.parent.parent
-    folders = [Path("configs")] + ([folder] if os.path.isdir(folder) and folder != Path(folder.anchor) else [])
-    files = [str(file) for each in folders for file in itertools.islice(each.rglob("*.yaml"), 2000)]
+    folders = [folder] if os.path.isdir(folder) and folder != Path(folder.anchor) else []
+    # Recipes are compared by their paths in the repository, wherever the user stands.
+    files = {str(file.relative_to(ROOT)): file for file in (ROOT / "configs").rglob("*.yaml")}
+    with contextlib.suppress(OSError):  # a folder that is removed meanwhile
+        files |= {str(file): file for each in folders for file in itertools.islice(each.rglob("*.yaml"), 2000)}
     near = difflib.get_close_matches(str(path), files, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {from_here(files[near[0]])}?" if near else ""
+
+
+def _file_in(folder: Path) -> str:
+    """A hint at the yaml files in a folder, a run's ``config.yaml`` among them."""
+    names = sorted(file.name for file in itertools.islice(folder.glob("*.yaml"), 2000))
+    return f"; name a file in it: {listing(names)}" if names else ""
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -329,10 +354,34 @@ def _parse(text: Any) -> Any:
     return text
 
 
-def _experiment_name(tag: str, overrides: Sequence[tuple[str, Any]]) -> str:
-    """TAG and what was overridden, but for where the run goes."""
-    elsewhere = ("LOG.", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG")
-    return ",".join([tag, *(f"{key}:{value}" for key, value in overrides if not key.startswith(elsewhere))])
+def _pairs(overrides: Sequence[Any]) -> dict[str, Any]:
+    """Overrides by key. Raises ConfigError for words that are not KEY VALUE."""
+    for key in map(str, overrides[::2]):
+        if "=" in key:
+            raise ConfigError(f"{key} is one word; a setting and its value are two: {key.replace('=', ' ', 1)}")
+        if key.endswith((".yaml", ".yml")):
+            raise ConfigError(f"{key} is not a setting; a config file is named by --cfg {key}")
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides come in pairs, KEY VALUE; '{overrides[-1]}' has no partner")
+    return {str(key): value for key, value in zip(overrides[::2], overrides[1::2], strict=True)}
+
+
+def _experiment_name(config: CfgNode, overrides: Mapping[str, Any]) -> str:
+    """TAG, the seed where it is overridden or not 0, and the overrides, but for what says where the run or its data lie."""
+    elsewhere = ["LOG.", "EXPERIMENT.PROJECT", "EXPERIMENT.NAME", "EXPERIMENT.TAG", "EXPERIMENT.SEED"]
+    if getattr(DATASETS.get(config.DATASET.TYPE), "num_classes", None) is not None:
+        elsewhere.append("DATASET.ROOT")  # of any other kind of data it says which data these are
+
+    def described(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if not key.startswith(tuple(elsewhere))}
+
+    # Without defaults, so that a setting which a later version adds changes no name.
+    defaults = _flat(default_config())
+    changed = {key: value for key, value in _flat(config).items() if defaults[key] != value}
+    with_seed = config.EXPERIMENT.SEED or "EXPERIMENT.SEED" in overrides
+    return experiment_name(
+        config.EXPERIMENT.TAG, config.EXPERIMENT.SEED if with_seed else None, described(overrides), described(changed)
+    )
 
 
 def _merge(config: CfgNode, settings: dict[str, Any], where: str, prefix: str = "") -> None:
@@ -428,9 +477,15 @@ def _check(config: CfgNode) -> None:
     if config.SOLVER.TYPE != "SGD":
         raise ConfigError(f"SOLVER.TYPE must be SGD (DOT and DeepKD are rules about SGD's momentum), not {config.SOLVER.TYPE}")
     flat = _flat(config)
-    for key, least in (("SOLVER.BATCH_SIZE", 1), ("DATASET.TEST.BATCH_SIZE", 1), ("SOLVER.EPOCHS", 1), ("EXPERIMENT.SEED", 0)):
+    for key, least in _LEAST.items():
         if flat[key] < least:
             raise ConfigError(f"{key} must be at least {least}, not {flat[key]}")
+    if not 0 < config.SOLVER.LR < math.inf:
+        raise ConfigError(f"SOLVER.LR must be a positive number, not {config.SOLVER.LR}")
+    stages = config.SOLVER.LR_DECAY_STAGES  # those after the last epoch are of a long recipe that is tried briefly
+    if any(later <= earlier for earlier, later in itertools.pairwise([0, *stages])):
+        raise ConfigError(f"SOLVER.LR_DECAY_STAGES must be positive and increasing epochs, not {shown(stages)}")
+    check_hyper_parameters(config.DISTILLER.TYPE, hyper_parameters(config, config.DISTILLER.TYPE))
     for key in ("DATASET.ROOT", "LOG.PREFIX", "DISTILLER.TEACHER_CKPT", "DISTILLER.STUDENT_CKPT"):
         if not _can_be_a_path(flat[key]):
             raise ConfigError(f"{key} cannot be the name of a file or folder: {shown(flat[key])}")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from . import checkpoint
 from .data import cifar100, tiny_imagenet
-from .errors import ConfigError, CorruptFileError, run_command
+from .errors import ConfigError, CorruptFileError, Parser, run_command
 from .fetch import fetch_archive, fetch_torchvision_weights
 from .models import list_models, pretrained_url
 
@@ -59,7 +59,7 @@ IMAGENET_ROOT = Path("download_ckpts", "imagenet_teachers")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mdistiller_ext.download", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=[*SOURCES, "imagenet_teachers"])

@@ -14,11 +14,16 @@ import os
 import re
 import reprlib
 import select
+import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
+
+ROOT = Path(__file__).parents[1]
+"""The folder of the programs ``train.py`` and ``eval.py``, and of ``configs/``"""
 
 
 class _OneLine(Exception):
@@ -115,14 +120,30 @@ def one_line(text: str) -> str:
 _LONGEST = 2000  # characters of a message
 
 
-def python_command() -> str:
-    """How to call this Python in advice: its path from here, such as ``.venv/bin/python``, where it lies in this folder."""
-    executable = Path(sys.executable)
-    return str(executable.relative_to(Path.cwd())) if executable.is_relative_to(Path.cwd()) else "python"
+def from_here(path: str | os.PathLike[str]) -> str:
+    """A path as a word of a shell command in the working directory: relative to it if it is inside, else absolute."""
+    path, here = Path(path).absolute(), Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def python_command(program: str, *arguments: str) -> str:
+    """A shell command that runs ``train.py``, ``eval.py`` or a module, such as ``mdistiller_ext.download``, with this Python.
+
+    It works in the working directory, wherever that is. ``arguments`` are words of the shell's (see :func:`from_here`).
+    """
+    name = Path(sys.executable).name
+    words = [name if shutil.which(name) == sys.executable else from_here(sys.executable)]
+    if program.endswith(".py"):
+        words.append(from_here(ROOT / program))
+    else:
+        words += ["-m", program]
+        if Path.cwd() != ROOT:  # -m looks for modules in the working directory
+            words.insert(0, f"PYTHONPATH={from_here(ROOT)}")
+    return " ".join([*words, *arguments])
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads a program's arguments, of which it says in one line what is wrong."""
+    """Parse a program's arguments; what is wrong with them is a ConfigError."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else list(args)
@@ -132,7 +153,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        super().error(one_line(message))
+        raise ConfigError(f"{message}; {self.prog} --help lists the options")
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from .config import differences, load_config
-from .errors import ConfigWarning, MissingFileError, UnknownNameError, run_command
+from .config import default_config, differences, load_config, written_settings
+from .errors import ROOT, ConfigWarning, MissingFileError, Parser, UnknownNameError, UserError, run_command
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 # Settings that change no result, or only how a run is kept.
 _NOT_RECIPE = (
     *("DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DEVICE", "DATASET.TEST.", "DISTILLER.TEACHER_CKPT"),
@@ -79,12 +79,17 @@ def recipe_differences(config: CfgNode) -> list[str] | None:
     is no such file.
     """
     used = ("DATASET.", "DISTILLER.", "SOLVER.", f"{config.DISTILLER.TYPE}.")
+    # Reading a file is quicker than working out all its settings, and most are about other students.
+    default = default_config().DISTILLER.STUDENT
     for file in sorted((CONFIGS / config.DATASET.TYPE).glob("*/*.yaml")):
-        if config.DISTILLER.STUDENT not in file.read_text(encoding="utf-8"):
+        try:
+            if written_settings(file).get("DISTILLER.STUDENT", default) != config.DISTILLER.STUDENT:
+                continue
+            with warnings.catch_warnings():  # notes are for the run's own file
+                warnings.simplefilter("ignore", ConfigWarning)
+                recipe = load_config(file)
+        except UserError:  # a file that somebody put there, about a plug-in perhaps
             continue
-        with warnings.catch_warnings():  # notes are for the run's own file
-            warnings.simplefilter("ignore", ConfigWarning)
-            recipe = load_config(file)
         if _pair(recipe) == _pair(config):
             changed = differences(recipe.dump(), config.dump())
             return [line for line in changed if line.startswith(used) and not line.startswith(_NOT_RECIPE)]
@@ -98,7 +103,9 @@ def _pair(config: CfgNode) -> tuple[str, str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m mdistiller_ext.published", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("dataset", "teacher", "student", "method"):
         parser.add_argument(f"--{name}", default="")
     asked = vars(parser.parse_args())

@@ -15,7 +15,8 @@ from yacs.config import CfgNode
 
 from . import checkpoint
 from .config import differences
-from .errors import ConfigError, CorruptFileError, MissingFileError, Note, listing
+from .errors import ConfigError, CorruptFileError, MissingFileError, Note, from_here, listing
+from .naming import file_name
 
 try:
     import fcntl
@@ -46,13 +47,7 @@ _ROW = {"epoch", "lr", "train_top1", "train_loss", "test_top1", "test_top5", "te
 
 def run_folder(config: CfgNode) -> Path:
     """``<LOG.PREFIX>/<PROJECT>/<NAME>``, the last two made fit to be file names."""
-    return Path(config.LOG.PREFIX) / _file_name(config.EXPERIMENT.PROJECT) / _file_name(config.EXPERIMENT.NAME)
-
-
-def _file_name(text: str) -> str:
-    """Text as the name of one file: nothing that leads out of the folder, no more than 200 bytes."""
-    name = re.sub(r"[^\w.,:=+\-\[\]]+", "_", text).strip("_").encode()[:200].decode(errors="ignore")
-    return name.lstrip(".") or "default"
+    return Path(config.LOG.PREFIX) / file_name(config.EXPERIMENT.PROJECT) / file_name(config.EXPERIMENT.NAME)
 
 
 def lock_folder(folder: Path) -> Callable[[], None]:
@@ -113,7 +108,7 @@ def prepare_folder(folder: Path, config: CfgNode, *, resume: Resume) -> tuple[Pa
             if changed:
                 raise ConfigError(
                     f"the run in {folder} was started with other settings ({listing(changed, '; ')}). "
-                    f"Resume it with --cfg {folder / 'config.yaml'}, or start a new run"
+                    f"Resume it with --cfg {from_here(folder / 'config.yaml')}, or start a new run"
                 )
             return newest
     try:

@@ -119,7 +119,7 @@ def translate(settings: dict[str, Any], *, before: Mapping[str, Any], whole_file
         meaning = _HANDLERS.get(name, _as_it_is)(name, value, run)
         for key, new in meaning.says.items():
             other, old = said.setdefault(key, (name, new))
-            if old != new:
+            if other != name and old != new:
                 raise ConfigError(f"{other} and {name} contradict each other: {key} {shown(old)} and {shown(new)}")
         implied.update(meaning.implies)
         if meaning.note:

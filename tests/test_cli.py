@@ -94,8 +94,8 @@ def test_the_summary_tells_teacher_student_folder_and_what_next(done: tuple[Path
         f"{summary['best_top1']:.2f} %  best, epoch {summary['best_epoch']}",
         f"{summary['last_top1']:.2f} %  last, epoch 3",
         f"run folder: {folder}",
-        f"python eval.py -c '{folder}'",
-        "python train.py --cfg configs/glyphs/none/resnet8.yaml",
+        f" eval.py -c {folder}",
+        " train.py --cfg configs/glyphs/none/resnet8.yaml",
     ):
         assert part in tail
     table = rows(folder)
@@ -591,7 +591,7 @@ def test_a_missing_teacher_tells_what_where_and_how_before_any_data_are_fetched(
         "no checkpoint of teacher 'resnet32x4' for cifar100",
         f"looked for {ROOT / teacher}",
         "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar",
-        "python train.py",
+        " train.py",
         "DISTILLER.TEACHER_CKPT",
     )
     assert not (tmp_path / "data").exists()
@@ -651,6 +651,7 @@ def test_a_teacher_of_another_architecture_is_told_with_what_differs(tiny: list[
         ("SOLVER.EPOCHS", ["pairs", "'SOLVER.EPOCHS'"]),
         ("--seed 1 SOLVER.EPOCHS", ["pairs", "'SOLVER.EPOCHS'"]),
         ("--seed -1", ["SEED", "-1"]),
+        ("--seed x", ["argument --seed: invalid int value: 'x'"]),
         ("--cfg configs/glyphs/deepkd/res20_res9.yaml", ["config file not found", "did you mean configs/glyphs/"]),
         ("--cfg configs", ["configs"]),
         ("--cfg {tmp}/typed.yaml", ["SOLVER.LR in {tmp}/typed.yaml must be a number, not 'fast'"]),

@@ -297,12 +297,6 @@ def test_an_override_is_read_as_the_setting_needs_it(key: str, text: str, value:
     assert type(node) is type(value)
 
 
-def test_the_name_of_an_experiment_tells_what_was_overridden() -> None:
-    config = load_config(None, ["SOLVER.LR", "0.1", "LOG.PREFIX", "/x", "EXPERIMENT.TAG", "t"])
-    assert config.EXPERIMENT.NAME == "t,SOLVER.LR:0.1"
-    assert load_config(None, ["EXPERIMENT.NAME", "n", "SOLVER.LR", "0.1"]).EXPERIMENT.NAME == "n"
-
-
 # ---- mistakes -----------------------------------------------------------------------------------------------------
 
 
@@ -364,9 +358,18 @@ def test_a_key_near_to_nothing_is_an_error_too(key: str) -> None:
         ("SOLVER.EPOCHS 0", ["SOLVER.EPOCHS must be at least 1, not 0"]),
         ("SOLVER.BATCH_SIZE -1", ["SOLVER.BATCH_SIZE must be at least 1, not -1"]),
         ("DATASET.LIMIT -1", ["-1"]),
-        ("SOLVER.LR -1", ["SOLVER", "lr", "-1"]),
+        ("SOLVER.LR -1", ["SOLVER.LR must be a positive number, not -1.0"]),
         ("SOLVER.MOMENTUM 1.0", ["SOLVER", "momentum", "1.0"]),
         ("EXPERIMENT.SEED -1", ["SEED", "-1"]),
+        ("SOLVER.LR 0", ["SOLVER.LR must be a positive number, not 0.0"]),
+        ("SOLVER.LR inf", ["SOLVER.LR must be a positive number, not inf"]),
+        ("LOG.SAVE_CHECKPOINT_FREQ -1", ["LOG.SAVE_CHECKPOINT_FREQ must be at least 0, not -1"]),
+        ("SOLVER.LR_DECAY_STAGES [-1,3]", ["SOLVER.LR_DECAY_STAGES must be positive and increasing epochs, not [-1, 3]"]),
+        ("SOLVER.LR_DECAY_STAGES [180,150]", ["SOLVER.LR_DECAY_STAGES must be positive and increasing", "[180, 150]"]),
+        ("SOLVER.LR_DECAY_STAGES [0]", ["SOLVER.LR_DECAY_STAGES must be positive and increasing", "[0]"]),
+        ("SOLVER.LR_DECAY_STAGES [3,3]", ["SOLVER.LR_DECAY_STAGES must be positive and increasing", "[3, 3]"]),
+        ("DISTILLER.TYPE DKD DKD.BETA -8", ["DKD.BETA must not be negative, not -8.0"]),
+        ("DISTILLER.TYPE KD KD.LOSS.KD_WEIGHT -0.9", ["KD.LOSS.KD_WEIGHT must not be negative, not -0.9"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -375,6 +378,28 @@ def test_a_value_that_cannot_be_used_is_one_line_with_the_choices(tiny: list[str
         build_trainer(load_config(None, [*tiny, *overrides.split()]))
     assert all(part in str(caught.value) for part in parts), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_short_trial_of_a_long_recipe_is_no_mistake() -> None:
+    assert load_config(None, ["SOLVER.EPOCHS", "2"]).SOLVER.LR_DECAY_STAGES == [150, 180, 210]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["SOLVER.LR=0.1"], "SOLVER.LR=0.1 is one word; a setting and its value are two: SOLVER.LR 0.1"),
+        (["SOLVER.EPOCHS", "2", "SOLVER.LR=0.1"], "SOLVER.LR 0.1"),
+        (["SOLVER.LR=0.1", "SOLVER.EPOCHS=2"], "SOLVER.LR 0.1"),
+        (["configs/glyphs/base.yaml"], "a config file is named by --cfg configs/glyphs/base.yaml"),
+        (["a.yaml", "SOLVER.LR", "0.1"], "a config file is named by --cfg a.yaml"),
+    ],
+)
+def test_words_that_are_no_pairs_are_answered_with_how_they_are_written(overrides: list[str], said: str) -> None:
+    assert said in message(None, *overrides)
+
+
+def test_a_value_may_hold_an_equals_sign() -> None:
+    assert load_config(None, ["EXPERIMENT.TAG", "lr=0.1"]).EXPERIMENT.NAME == "lr=0.1"
 
 
 @pytest.mark.parametrize(

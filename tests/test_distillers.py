@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller_ext import losses as L
-from mdistiller_ext.distillers import Distiller, Output, Progress, create_distiller
+from mdistiller_ext.distillers import Distiller, Output, Progress, Weight, create_distiller, register_distiller
 from mdistiller_ext.distillers.base import ROLES
 from mdistiller_ext.distillers.deepkd import dynamic_k
 from mdistiller_ext.errors import ConfigError, UnknownNameError
@@ -198,6 +199,43 @@ def test_hyper_parameters_are_keyword_only_with_defaults(name):
 def test_an_unknown_hyper_parameter_is_a_type_error(name):
     with pytest.raises(TypeError, match="bogus"):
         make_distiller(name, bogus=1.0)
+
+
+@every_distiller
+def test_a_negative_weight_is_refused_by_the_name_of_its_setting(name):
+    """Every number of a method is a weight, unless it is a temperature or a fraction."""
+    distiller = DISTILLERS.get(name)
+    numbers = [key for key, p in inspect.signature(distiller.__init__).parameters.items() if isinstance(p.default, float)]
+    for key in set(numbers) - {"t", "temperature", "final_t", "k_initial"}:
+        setting = distiller.config_keys.get(key, key.upper())
+        with pytest.raises(ConfigError, match=rf"^{name}\.{setting} must not be negative, not -0\.5$"):
+            make_distiller(name, **{key: -0.5})
+        make_distiller(name, **{key: 0.0})
+
+
+@pytest.mark.usefixtures("forget_plugins")
+def test_a_plug_in_declares_its_weights_or_not():
+    class Plain(Distiller):
+        def __init__(self, student, teacher, *, mse_weight=0.1, shift=0.0):
+            super().__init__(student, teacher)
+
+    class Declared(Plain):
+        config_keys: ClassVar[dict[str, str]] = {"mse_weight": "LOSS.MSE_WEIGHT"}
+
+        def __init__(self, student, teacher, *, mse_weight: Weight = 0.1, shift: float = 0.0):
+            super().__init__(student, teacher)
+
+    class Unresolved(Plain):
+        def __init__(self, student: NotImported, teacher, *, mse_weight: Weight = 0.1):  # noqa: F821
+            super().__init__(student, teacher)
+
+    for distiller in (Plain, Declared, Unresolved):
+        register_distiller(distiller.__name__)(distiller)
+    with pytest.raises(ConfigError, match=r"^Declared\.LOSS\.MSE_WEIGHT must not be negative, not -1$"):
+        make_distiller("Declared", mse_weight=-1)
+    make_distiller("Declared", shift=-1.0)
+    for name in ("Plain", "Unresolved"):
+        make_distiller(name, mse_weight=-1)
 
 
 @every_taught_distiller

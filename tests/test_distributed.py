@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ import torch
 from conftest import Finished, run_program, spawn_program
 from processes import Processes
 from test_cli import ALWAYS, assert_same_run, names
+from test_fetch import Server
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mdistiller_ext import build, checkpoint
+from mdistiller_ext import build, checkpoint, fetch
 from mdistiller_ext.config import load_config
 from mdistiller_ext.data import InMemoryLoader
 from mdistiller_ext.distillers import create_distiller
@@ -494,3 +497,28 @@ def test_synchronised_batch_norm_is_torchs_and_wants_gpus(processes: Processes, 
 def synchronised() -> int:
     network = build._synchronise(Network(True), torch.device("cuda"))
     return sum(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+
+
+# ---- downloads ----------------------------------------------------------------------------------------------------
+
+
+def test_the_first_process_of_a_machine_downloads_and_the_others_find_the_file(
+    processes: Processes, tiny: list[str], teacher_file: Path, tmp_path: Path
+) -> None:
+    """Also where the file system has no locks. The first request fails: by the time of the next, all would have asked."""
+    content = teacher_file.read_bytes()
+    with Server() as server:
+        server.content, server.statuses = content, iter([503])
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        address = server.url.replace("file.bin", f"resnet8-{hashlib.sha256(content).hexdigest()[:8]}.pth")
+        processes(2, build_pretrained, [*tiny, "DISTILLER.STUDENT_CKPT", "pretrained"], address, tmp_path)
+        server.shutdown()
+    assert len(server.asked) == 2
+
+
+def build_pretrained(settings: list[str], address: str, folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetch, "fcntl", None)
+        patch.setattr(build, "pretrained_url", lambda *asked: address)
+        patch.chdir(folder)
+        build.build_trainer(load_config(None, settings))

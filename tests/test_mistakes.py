@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, run_program
+from conftest import ROOT, run_program, spawn_program
 from test_cli import assert_one_line_error
 from test_config import message, write
 from test_upstream import load, upstream_file
@@ -295,21 +295,20 @@ def test_a_key_of_an_override_that_is_no_text_is_unknown() -> None:
 @pytest.mark.parametrize("program", ["train.py", "eval.py"])
 def test_an_unknown_option_is_said_in_one_line(program: str) -> None:
     finished = run_program(program, "--\x1b[31m\n")
-    assert finished.status == 2
-    assert finished.err.splitlines()[-1] == f"{program}: error: unrecognized arguments: --\\x1b[31m\\n"
+    assert_one_line_error(finished, "unrecognized arguments: --\\x1b[31m\\n", f"{program} --help")
 
 
 @pytest.mark.parametrize(
     ("program", "word"), [("train.py", "--cfg=--"), ("train.py", "--plugin=--"), ("eval.py", "-c=--"), ("eval.py", "-c--")]
 )
 def test_two_dashes_are_no_value(program: str, word: str) -> None:
-    finished = run_program(program, word)
-    assert finished.status == 2
-    assert finished.err.splitlines()[-1] == f"{program}: error: {word}: -- is no value"
+    assert_one_line_error(run_program(program, word), f"{word}: -- is no value")
 
 
 def test_folders_and_nothing_as_config_files(tmp_path: Path) -> None:
     assert message(tmp_path) == f"the config file {tmp_path} is a folder"
+    write(tmp_path / "config.yaml", "")
+    assert message(tmp_path) == f"the config file {tmp_path} is a folder; name a file in it: config.yaml"
     assert message("") == "the name of the config file is empty"
     path = write(tmp_path / "a.yaml", '_BASE_: ""\n')
     assert message(path) == f"_BASE_ in {path} is empty"
@@ -347,6 +346,18 @@ def test_holding_a_run_against_its_recipe_says_nothing(monkeypatch: pytest.Monke
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert recipe_differences(config) == []
+
+
+def test_a_recipe_is_found_by_what_it_says_also_in_its_base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pair = "DISTILLER: {TYPE: DKD, TEACHER: resnet56, STUDENT: resnet20}\n"
+    write(tmp_path / "pair.yaml", pair)
+    write(tmp_path / "cifar100/dkd/a.yaml", f"# resnet20\n{pair.replace('resnet20', 'resnet32')}")
+    write(tmp_path / "cifar100/dkd/b.yaml", "_BASE_: ../../pair.yaml\nSOLVER: {LR: 0.1}\n")
+    write(tmp_path / "cifar100/a_users/broken.yaml", f"{pair}SOLVER: [")
+    write(tmp_path / "cifar100/a_users/plugin.yaml", f"{pair}MINE: {{WEIGHT: 1.0}}")
+    monkeypatch.setattr("mdistiller_ext.published.CONFIGS", tmp_path)
+    assert recipe_differences(load_config(tmp_path / "pair.yaml")) == ["SOLVER.LR: 0.1 -> 0.05"]
+    assert recipe_differences(load_config(tmp_path / "pair.yaml", ["DISTILLER.STUDENT", "resnet8"])) is None
 
 
 # ---- resuming -----------------------------------------------------------------------------------------------------
@@ -457,6 +468,12 @@ def test_another_broken_pipe_is_told(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 # ---- advice -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("module", "arguments"), [("download", ["cifar"]), ("published", ["--date", "x"])])
+def test_wrong_arguments_of_the_other_programs_are_one_line_too(module: str, arguments: list[str]) -> None:
+    finished = spawn_program("-m", f"mdistiller_ext.{module}", *arguments)
+    assert_one_line_error(finished, arguments[0], f"python -m mdistiller_ext.{module} --help")
 
 
 def test_the_advice_names_recipes_that_are_there() -> None:

@@ -39,7 +39,8 @@ class Dataset:
         num_classes: labels are 0 .. num_classes - 1; None where only the files tell.
         mean, std: per channel over the training images, on the scale 0..1.
         teachers: where a trained teacher is looked for, with ``{model}`` for its name, or ``{lower}`` in lower case.
-        teachers_hint: how to get one, with ``{model}`` too; a sentence for an error message.
+        teachers_hint: how to get one, with ``{model}`` and ``{download}``, the command of ``download.py``; a sentence for an
+            error message.
         students_start: what weights a student starts from: ``random``, or ``pretrained`` on ImageNet.
     """
 

@@ -30,8 +30,7 @@ class CIFAR100(InMemoryDataset):
     augment = staticmethod(random_crop_flip)
     teachers = "download_ckpts/cifar_teachers/{model}_vanilla/ckpt_epoch_240.pth"
     teachers_hint = (
-        "python -m mdistiller_ext.download teachers, or by hand: mkdir -p download_ckpts && "
-        f"curl -L {TEACHERS_URL} | tar -x -C download_ckpts"
+        f"{{download}} teachers, or by hand: mkdir -p download_ckpts && curl -L {TEACHERS_URL} | tar -x -C download_ckpts"
     )
 
     def load(self, root: Path) -> tuple[Split, Split]:
@@ -65,7 +64,7 @@ def _download(root: Path, files: list[Path]) -> None:
     except (MissingFileError, CorruptFileError) as error:
         raise type(error)(
             f"CIFAR-100 is not in {(root / FOLDER).absolute()}: {error} (an archive put there is unpacked at the "
-            f"next start; {python_command()} -m mdistiller_ext.download cifar100 takes a mirror's address by --url)"
+            f"next start; {python_command('mdistiller_ext.download', 'cifar100')} takes a mirror's address by --url)"
         ) from error
 
 

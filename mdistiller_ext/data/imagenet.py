@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import MissingFileError
+from ..errors import MissingFileError, from_here
 from ..registry import register_dataset
 from .base import ImageFolderDataset, Samples
 from .layouts import read_split_folders
@@ -31,5 +31,5 @@ class ImageNet(ImageFolderDataset):
             )
         if not (folder / "val").is_dir():
             raise MissingFileError(f"{(folder / 'val').absolute()} is missing, ImageNet's 50,000 validation images")
-        hint = f"cd {(folder / 'val').absolute()} && curl -L {_VALPREP} | bash"
+        hint = f"cd {from_here(folder / 'val')} && curl -L {_VALPREP} | bash"
         return read_split_folders(folder / "train", folder / "val", hint)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..errors import ConfigWarning, CorruptFileError, MissingFileError, python_command
+from ..errors import ConfigWarning, CorruptFileError, MissingFileError, from_here, python_command
 from ..registry import register_dataset
 from .augment import random_rotate_flip
 from .base import InMemoryDataset, Samples, Split
@@ -61,9 +61,10 @@ def tiny_imagenet_samples(root: Path) -> tuple[Samples, Samples, list[str]]:
     """
     folder = next((f for f in (root / FOLDER, root) if (f / "wnids.txt").is_file()), None)
     if folder is None:
+        fetch = python_command("mdistiller_ext.download", "tiny_imagenet", "--root", from_here(root))
         raise MissingFileError(
-            f"Tiny-ImageNet is not in {(root / FOLDER).absolute()} (no wnids.txt). Fetch it: {python_command()} -m "
-            f"mdistiller_ext.download tiny_imagenet --root {root.absolute()}, or unpack {URL} there yourself"
+            f"Tiny-ImageNet is not in {(root / FOLDER).absolute()} (no wnids.txt). Fetch it: {fetch}, or unpack {URL} "
+            "there yourself"
         )
     wnids = sorted(set((folder / "wnids.txt").read_text("utf-8", "replace").split()))
     if not 0 < len(wnids) <= _CLASSES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from ..evaluate import eval_mode, try_images
 from ..losses import standardize
 
 ROLES = ("task", "target", "nontarget", "kd")
+
+Weight = Annotated[float, "not negative"]
+"""Annotation of a hyper-parameter that weighs a loss: a negative value is refused."""
 
 
 class Output(NamedTuple):

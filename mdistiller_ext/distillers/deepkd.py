@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import non_target_mass, tckd_nckd, top_k_mask
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress, epoch_of, paired_logits, warm_up
+from .base import Distiller, Output, Progress, Weight, epoch_of, paired_logits, warm_up
 
 
 def dynamic_k(progress: Progress, classes: int, *, initial: float, static: int, phase_ends: Sequence[int]) -> Tensor:
@@ -58,11 +58,11 @@ class DeepKD(Distiller):
         student: nn.Module,
         teacher: nn.Module,
         *,
-        ce_weight: float = 1.0,
+        ce_weight: Weight = 1.0,
         weighting: Literal["dkd", "kd"] = "dkd",
-        alpha: float = 1.0,
-        beta: float = 8.0,
-        kd_weight: float = 1.0,
+        alpha: Weight = 1.0,
+        beta: Weight = 8.0,
+        kd_weight: Weight = 1.0,
         t: float = 4.0,
         warmup: int = 20,
         dtm: bool = True,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import dist_parts
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress
+from .base import Distiller, Output, Progress, Weight
 
 
 @register_distiller("DIST")
@@ -30,9 +30,9 @@ class DIST(Distiller):
         student: nn.Module,
         teacher: nn.Module,
         *,
-        ce_weight: float = 1.0,
-        beta: float = 2.0,
-        gamma: float = 2.0,
+        ce_weight: Weight = 1.0,
+        beta: Weight = 2.0,
+        gamma: Weight = 2.0,
         t: float = 4.0,
         gather: bool = True,
         parts: int = 1,

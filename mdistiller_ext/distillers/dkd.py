@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..losses import tckd_nckd
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress, paired_logits, warm_up
+from .base import Distiller, Output, Progress, Weight, paired_logits, warm_up
 
 
 @register_distiller("DKD")
@@ -19,9 +19,9 @@ class DKD(Distiller):
         student: nn.Module,
         teacher: nn.Module,
         *,
-        ce_weight: float = 1.0,
-        alpha: float = 1.0,
-        beta: float = 8.0,
+        ce_weight: Weight = 1.0,
+        alpha: Weight = 1.0,
+        beta: Weight = 8.0,
         t: float = 4.0,
         warmup: int = 20,
         standardize: bool = False,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..losses import KLType, gdkd_parts
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress, paired_logits, warm_up
+from .base import Distiller, Output, Progress, Weight, paired_logits, warm_up
 
 
 @register_distiller("GDKD")
@@ -22,10 +22,10 @@ class GDKD(Distiller):
         student: nn.Module,
         teacher: nn.Module,
         *,
-        ce_weight: float = 1.0,
-        w0: float = 1.0,
-        w1: float = 1.0,
-        w2: float = 8.0,
+        ce_weight: Weight = 1.0,
+        w0: Weight = 1.0,
+        w1: Weight = 1.0,
+        w2: Weight = 8.0,
         topk: int = 5,
         kl_type: KLType = "forward",
         t: float = 4.0,

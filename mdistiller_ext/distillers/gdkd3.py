@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..losses import gdkd3_parts
 from ..registry import register_distiller
+from .base import Weight
 from .gdkd import GDKD
 
 
@@ -18,10 +19,10 @@ class GDKD3(GDKD):
         student: nn.Module,
         teacher: nn.Module,
         *,
-        ce_weight: float = 1.0,
-        w0: float = 1.0,
-        w1: float = 1.0,
-        w2: float = 8.0,
+        ce_weight: Weight = 1.0,
+        w0: Weight = 1.0,
+        w1: Weight = 1.0,
+        w2: Weight = 8.0,
         topk: int = 4,
         t: float = 4.0,
         warmup: int = 20,

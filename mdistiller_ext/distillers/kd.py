@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import non_target_mass, tckd_nckd
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress, paired_logits
+from .base import Distiller, Output, Progress, Weight, paired_logits
 
 
 @register_distiller("KD")
@@ -33,8 +33,8 @@ class KD(Distiller):
         teacher: nn.Module,
         *,
         temperature: float = 4.0,
-        ce_weight: float = 0.1,
-        kd_weight: float = 0.9,
+        ce_weight: Weight = 0.1,
+        kd_weight: Weight = 0.9,
         standardize: bool = False,
         rule: Literal["paper", "official"] = "paper",
     ) -> None:

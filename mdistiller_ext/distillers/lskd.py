@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import nn
 
 from ..registry import register_distiller
+from .base import Weight
 from .kd import KD
 
 
@@ -26,7 +27,7 @@ class LSKD(KD):
         teacher: nn.Module,
         *,
         temperature: float = 2.0,
-        ce_weight: float = 0.1,
-        kd_weight: float = 9.0,
+        ce_weight: Weight = 0.1,
+        kd_weight: Weight = 9.0,
     ) -> None:
         super().__init__(student, teacher, temperature=temperature, ce_weight=ce_weight, kd_weight=kd_weight, standardize=True)

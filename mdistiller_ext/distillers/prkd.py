@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import Correlation, PRKDVariant, prkd_parts
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress
+from .base import Distiller, Output, Progress, Weight
 
 
 @register_distiller("PRKD")
@@ -34,8 +34,8 @@ class PRKD(Distiller):
         student: nn.Module,
         teacher: nn.Module,
         *,
-        ce_weight: float = 1.0,
-        kd_weight: float = 1.0,
+        ce_weight: Weight = 1.0,
+        kd_weight: Weight = 1.0,
         t: float = 4.0,
         final_t: float = 1.0,
         variant: PRKDVariant = "prkd",
