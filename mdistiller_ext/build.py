@@ -98,7 +98,7 @@ def teacher_path(name: str, dataset: str, asked: str = "", root: str = "") -> Pa
     weights = _weights_file(path)
     if weights.is_file():
         return weights
-    train = _training_command(name, dataset, root)
+    train = _training_command(name, dataset, root, augmented="_aug" in asked)
     hint = description.teachers_hint.format(model=name, download=python_command("mdistiller_ext.download"))
     hint = f" To get it: {hint}." if hint else ""
     raise MissingFileError(
@@ -159,10 +159,10 @@ def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -
     checkpoint.load_weights(model, path, other_classes=other_classes, fitting=find_architectures)
 
 
-def _training_command(name: str, dataset: str, root: str = "") -> str:
+def _training_command(name: str, dataset: str, root: str = "", *, augmented: bool = False) -> str:
     """How to train a network without a teacher, by its recipe in ``configs/<dataset>/`` where there is one."""
     where = ["DATASET.ROOT", shlex.quote(root)] if root not in ("", default_config().DATASET.ROOT) else []
-    for kind in ("teachers", "none"):
+    for kind in (*(["teachers_aug"] * augmented), "teachers", "none"):
         recipe = ROOT / "configs" / dataset / kind / f"{name}.yaml"
         if recipe.is_file():
             return python_command("train.py", "--cfg", from_here(recipe), *where)
