@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .distillers import Distiller, create_distiller
 from .distributed import first_on_this_machine, from_all, from_first, launched, local_rank, rank, world_size
 from .errors import ConfigError, CorruptFileError, MissingFileError, UserError, listing, python_command
 from .fetch import fetch_torchvision_weights
-from .inference import InferenceNetwork
+from .inference import InferenceNetwork, InferencePath, forward_hooks
 from .logger import RunLogger
 from .models import LIBRARIES, check_model_name, create_model, find_architectures, list_models, pretrained_url
 from .registry import DATASETS, DISTILLERS, TRAINERS
@@ -221,16 +222,30 @@ def _place(model: nn.Module, device: torch.device, config: CfgNode) -> nn.Module
     return model.to(device).to(memory_format=layout)
 
 
-def _accelerate(distiller: Distiller, config: CfgNode, loader: Loader) -> list[str]:
-    """Prepare the teacher for inference and compile what shall be compiled; notes on what this machine cannot do."""
+def _accelerate(distiller: Distiller, config: CfgNode, loader: Loader, hooks: Collection[int] = ()) -> list[str]:
+    """Make a copy of the teacher for inference and compile what shall be compiled; notes on what is not done, and why.
+
+    Args:
+        hooks: of the teacher's forward hooks those that it was built with, as a network of torchvision is. With hooks of the
+            method no copy is made: they would not see what it computes.
+    """
     solver, notes = config.SOLVER, []
     device = next(distiller.parameters()).device
     if solver.AMP == "bf16" and not _has_bf16(device):
         distiller.autocast = None
         notes.append(f"SOLVER.AMP bf16: this {device.type} computes no bfloat16; off")
-    if distiller.teacher is not None:
-        images = torch.zeros(2, *loader.image_shape, device=device)
-        distiller.teacher = InferenceNetwork(distiller.teacher, images, distiller.autocast)
+    teacher, accelerated = distiller.teacher, None
+    if teacher is not None and (solver.FOLD_TEACHER or solver.COMPILE or distiller.autocast is not None):
+        hooked = [name or "root module" for hook, name in forward_hooks(teacher.named_modules()).items() if hook not in hooks]
+        if hooked:
+            notes.append(
+                "the teacher runs unfolded, in float32 and not compiled: the method has forward hooks on its "
+                f"{listing(dict.fromkeys(hooked))}"
+            )
+        else:
+            images = torch.zeros(2, *loader.image_shape, device=device)
+            accelerated = InferenceNetwork(teacher, images, distiller.autocast, fold=solver.FOLD_TEACHER)
+            distiller.inference_path = InferencePath(teacher, accelerated)
     if solver.COMPILE:
         try:
             torch.compile(torch.sin)(torch.zeros(2, device=device))
@@ -244,7 +259,7 @@ def _accelerate(distiller: Distiller, config: CfgNode, loader: Loader) -> list[s
             functorch_config.donated_buffer = False
             # On CPUs a compiled student was no faster (benchmarks/README.md).
             student = distiller.student if device.type != "cpu" else None
-            for model in filter(None, (student, distiller.teacher)):
+            for model in filter(None, (student, accelerated)):
                 model.compile(dynamic=False)
     return notes
 
@@ -292,6 +307,7 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
         teacher = build_model(settings.TEACHER, train_loader, dataset=dataset)
         load_weights(teacher, teacher_weights)
         teacher = _place(teacher, device, config)
+    hooks = () if teacher is None else forward_hooks(teacher.named_modules())  # before the method adds its own
     distiller = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE)).to(device)
     if rank() > 0:
         seed_generators(mix_seeds(seed, rank()))  # dropout, say, must not drop the same everywhere
@@ -306,7 +322,7 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
         teacher_hash=teacher_hash,
         stream_options=stream_options(config, config.SOLVER.TRAINER),
     )
-    notes = _accelerate(distiller, config, train_loader)
+    notes = _accelerate(distiller, config, train_loader, hooks)
     if folder is not None:
         notes += _open_folder(trainer, folder, config, resume)
     if trainer.logger is not None:

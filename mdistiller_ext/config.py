@@ -78,6 +78,7 @@ def default_config() -> CfgNode:
             "BATCH_SIZE": 64,
             "DEVICE": "auto",  # cuda or mps where there is one, else cpu
             "CHANNELS_LAST": True,  # the memory layout in which CPUs and tensor cores convolve fastest
+            "FOLD_TEACHER": True,  # run a copy of the teacher whose batch norms are folded into its convolutions
             "SYNC_BN": False,  # with several processes, batch norm over the whole batch
             "COMPILE": False,  # torch.compile the teacher and, but on CPUs, the student: slow at first, faster then
             **_settings(BaseTrainer.__init__, skip=_NOT_SETTINGS),

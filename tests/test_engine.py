@@ -25,6 +25,7 @@ from mdistiller_ext.trainers import graph as graphs
 
 STEPS = 20
 PLAIN = ["SOLVER.CHANNELS_LAST", False]
+UNFOLDED = ["SOLVER.FOLD_TEACHER", False]
 
 
 def trainer_for(tiny: list[str], *overrides: Any) -> BaseTrainer:
@@ -50,21 +51,14 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.fixture
-def unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A teacher as it was trained: InferenceNetwork folds nothing."""
-    monkeypatch.setattr(inference, "fold_batch_norm", lambda model, images: model)
+def plain_losses(tiny: list[str]) -> Tensor:
+    trainer = trainer_for(tiny, *PLAIN, *UNFOLDED)
+    assert trainer.distiller.inference_network() is trainer.distiller.teacher
+    return losses(trainer)
 
 
-@pytest.fixture
-def plain_losses(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    with monkeypatch.context() as patch:
-        patch.setattr(inference, "fold_batch_norm", lambda model, images: model)
-        return losses(trainer_for(tiny, *PLAIN))
-
-
-@pytest.mark.usefixtures("unfolded")
 def test_channels_last_changes_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
-    trainer = trainer_for(tiny)
+    trainer = trainer_for(tiny, *UNFOLDED)
     weight = trainer.distiller.student.layer1[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     found = losses(trainer)
@@ -74,29 +68,29 @@ def test_channels_last_changes_no_loss(tiny: list[str], plain_losses: Tensor) ->
 
 def test_the_folded_teacher_changes_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
     trainer = trainer_for(tiny, *PLAIN)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in trainer.distiller.teacher.modules())
+    called = trainer.distiller.inference_network()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in called.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in trainer.distiller.teacher.modules())
     assert 0 < largest_difference(losses(trainer), plain_losses) < 1e-5
 
 
-@pytest.mark.usefixtures("unfolded")
 def test_data_elsewhere_change_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
-    assert torch.equal(losses(trainer_for(tiny, *PLAIN, "DATASET.DEVICE", "cpu")), plain_losses)
+    assert torch.equal(losses(trainer_for(tiny, *PLAIN, *UNFOLDED, "DATASET.DEVICE", "cpu")), plain_losses)
 
 
 def test_compilation_changes_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
     """Where torch finds a C++ compiler; elsewhere it is said and left off, which is tested below."""
     trainer = trainer_for(tiny, *PLAIN, "SOLVER.COMPILE", True)
-    if trainer.distiller.teacher._compiled_call_impl is None:
+    if trainer.distiller.inference_network()._compiled_call_impl is None:
         pytest.skip("torch finds no C++ compiler here")
     trainer.distiller.student.compile(dynamic=False)  # as on a GPU
     assert largest_difference(losses(trainer), plain_losses) < 1e-5
     assert not any(name.startswith("_orig_mod") for name in trainer.distiller.student.state_dict())
 
 
-def test_in_float64_all_of_it_is_exact_at_a_recipes_rate(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_float64_all_of_it_is_exact_at_a_recipes_rate(tiny: list[str]) -> None:
     """What float32 shows after 20 steps are grown roundings: in float64 the two layouts agree to 1e-9 at a rate of 0.05."""
-    monkeypatch.setattr(inference, "fold_batch_norm", lambda model, images: model)  # folded in float32 before it is float64
-    trainers = [trainer_for(tiny, "SOLVER.LR", 0.05, *layout) for layout in ([], PLAIN)]
+    trainers = [trainer_for(tiny, "SOLVER.LR", 0.05, *UNFOLDED, *layout) for layout in ([], PLAIN)]
     found, expected = (losses(trainer) for trainer in trainers if trainer.distiller.double())
     assert 0 < largest_difference(found, expected) < 1e-9
 
@@ -114,7 +108,8 @@ def test_bf16_is_near_float32_and_losses_and_weights_stay_float32(tiny: list[str
     assert set(seen) == {torch.bfloat16}
     assert 1e-5 < largest_difference(found, plain_losses) < 0.02
     assert {p.dtype for p in trainer.distiller.student.parameters()} == {torch.float32}
-    assert {p.dtype for p in trainer.distiller.teacher.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in trainer.distiller.inference_network().parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in trainer.distiller.teacher.parameters()} == {torch.float32}
     images, labels = next(iter(trainer.train_loader))
     output, components = trainer.distiller(images, labels, trainer.progress)
     assert output.logits.dtype == torch.float32
@@ -139,7 +134,7 @@ def test_a_machine_without_bfloat16_says_so_and_trains_in_float32(
     config = load_config(None, [*tiny, "DISTILLER.TYPE", "KD", "SOLVER.AMP", "bf16"])
     trainer = build_trainer(config, folder)
     assert trainer.distiller.autocast is None
-    assert trainer.distiller.teacher.dtype is None
+    assert trainer.distiller.inference_network().dtype is None
     assert "SOLVER.AMP bf16: this cpu computes no bfloat16; off" in capsys.readouterr().out
 
 
@@ -152,7 +147,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(
     monkeypatch.setattr(torch, "compile", no_compiler)
     folder = Path(tiny[tiny.index("LOG.PREFIX") + 1]) / "run"
     trainer = build_trainer(load_config(None, [*tiny, "DISTILLER.TYPE", "KD", "SOLVER.COMPILE", "True"]), folder)
-    assert trainer.distiller.teacher._compiled_call_impl is None
+    assert trainer.distiller.inference_network()._compiled_call_impl is None
     assert "torch cannot compile here (no C++ compiler found); off" in capsys.readouterr().out
 
 
@@ -197,12 +192,9 @@ def test_a_network_that_cannot_be_folded_is_kept() -> None:
             return (x if x.sum() > 0 else -x), {}
 
     images = torch.randn(2, 3, 8, 8)
-    for model in (Branching(), create_model("torchvision/shufflenet_v2_x0_5", num_classes=4)):  # the latter's hook is lost
+    for model in (Branching(), create_model("torchvision/shufflenet_v2_x0_5", num_classes=4)):  # the latter's hook would be lost
         model.eval()
-        kept = fold_batch_norm(model, images)
-        logits, features = kept(images)
-        assert features == {}
-        torch.testing.assert_close(logits, model(images)[0])
+        assert fold_batch_norm(model, images) is model
 
 
 def test_a_fold_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +206,7 @@ def test_a_fold_that_computes_something_else_is_not_used(monkeypatch: pytest.Mon
     monkeypatch.setattr(inference, "fuse", wrong)
     model = create_model("resnet8").eval()
     images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(fold_batch_norm(model, images)(images)[0], model(images)[0])
+    assert fold_batch_norm(model, images) is model
 
 
 def test_a_half_precision_teacher_gives_float32_logits() -> None:

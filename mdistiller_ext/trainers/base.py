@@ -355,8 +355,9 @@ class BaseTrainer:
         broadcast_([*self.distiller.learnable_parameters(), *self._buffers()])
         try:
             if self.distiller.teacher is not None:
-                # A teacher that loaded wrongly shows here, before hours of training.
-                self.teacher_top1 = self._evaluate(self.distiller.teacher)["top1"]
+                # A teacher that loaded wrongly shows here, before hours of training; so does a copy for inference that is
+                # wrong, as it is what training calls that is measured.
+                self.teacher_top1 = self._evaluate(self.distiller.inference_network())["top1"]
                 self._note(f"teacher: {self.teacher_top1:.2f} % top-1")
             while self.epoch < self.epochs:
                 self.run_epoch(self.epoch + 1)
