@@ -1,7 +1,7 @@
 """Copies of a frozen network that infer faster, and the choice between network and copy.
 
-Batch norm folds into the convolution before it, and weights may be bfloat16: the copy gives the same logits, within rounding. It
-can be neither trained nor saved, and calls no forward hook of the network.
+Batch norm folds into the convolution before it, and weights may be bfloat16: the copy gives the same logits, within rounding.
+It can be neither trained nor saved, and calls no forward hook of the network.
 """
 
 from __future__ import annotations

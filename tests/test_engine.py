@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdistiller_ext import build, inference
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.data import InMemoryLoader
+from mdistiller_ext.distillers import Distiller, Output, Progress, register_distiller
 from mdistiller_ext.errors import ConfigError
 from mdistiller_ext.inference import InferenceNetwork, fold_batch_norm
 from mdistiller_ext.meters import Averages
@@ -192,7 +194,7 @@ def test_a_network_that_cannot_be_folded_is_kept() -> None:
             return (x if x.sum() > 0 else -x), {}
 
     images = torch.randn(2, 3, 8, 8)
-    for model in (Branching(), create_model("torchvision/shufflenet_v2_x0_5", num_classes=4)):  # the latter's hook would be lost
+    for model in (Branching(), create_model("torchvision/shufflenet_v2_x0_5", num_classes=4)):  # tracing loses its hook
         model.eval()
         assert fold_batch_norm(model, images) is model
 
@@ -216,6 +218,99 @@ def test_a_half_precision_teacher_gives_float32_logits() -> None:
     assert logits.dtype == torch.float32
     assert features["pooled_feat"].dtype == torch.bfloat16
     torch.testing.assert_close(logits, model(images)[0], rtol=0.05, atol=0.05)
+
+
+# ---- a method's hooks on the teacher --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hooked(forget_plugins: None) -> None:
+    """The method HOOKED: a closure and a bound method as hooks on the teacher, whose submodule ``fc`` it calls."""
+
+    @register_distiller("HOOKED")
+    class Hooked(Distiller):
+        def __init__(self, student: nn.Module, teacher: nn.Module, *, stage: str = "layer3") -> None:
+            teacher.fc.register_forward_pre_hook(self.keep)
+            super().__init__(student, teacher)
+            self.stages = stages = []
+            teacher.get_submodule(stage).register_forward_hook(lambda module, inputs, output: stages.append(output))
+
+        def keep(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
+            self.pooled = inputs[0]
+
+        def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
+            stage = self.stages.pop()
+            stage = stage[0] if isinstance(stage, tuple) else stage
+            assert stage.dtype == torch.float32
+            return {
+                "task/ce": F.cross_entropy(student.logits, labels),
+                "target/again": F.mse_loss(self.teacher.fc(self.pooled), teacher.logits),
+                "kd/stage": stage.square().mean(),
+            }
+
+
+@pytest.fixture
+def torchvision_teacher(tmp_path: Path) -> list[str]:
+    """Settings of a small teacher of torchvision, which is built with a hook of its own."""
+    name, file = "torchvision/shufflenet_v2_x0_5", tmp_path / "torchvision.pth"
+    torch.save({"model": create_model(name, num_classes=100).state_dict()}, file)
+    return ["DISTILLER.TEACHER", name, "DISTILLER.TEACHER_CKPT", str(file)]
+
+
+@pytest.mark.usefixtures("hooked")
+@pytest.mark.parametrize(("stage", "amp"), [("layer3", "none"), ("layer3", "bf16"), ("conv5", "none")])
+def test_hooks_and_submodules_of_the_teacher_work_as_written(
+    tiny: list[str],
+    torchvision_teacher: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    amp: str,
+) -> None:
+    settings = [*tiny, *(torchvision_teacher if stage == "conv5" else [])]
+    settings += ["DISTILLER.TYPE", "HOOKED", "HOOKED.STAGE", stage, "SOLVER.AMP", amp]
+    trainer = build_trainer(load_config(None, settings), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert f"the teacher runs unfolded, in float32 and not compiled: the method has forward hooks on its {stage}, fc" in said
+    found = losses(trainer)
+    assert found.shape[0] == 2
+    assert float(found[:, 1].max()) < 1e-10  # the features of fc's input are those of the batch
+    plain = build_trainer(load_config(None, [*settings, *UNFOLDED]))
+    assert torch.equal(found, losses(plain))
+    assert found[0, 2] != found[1, 2]
+
+
+def test_the_copy_runs_unless_hooks_are_added_and_is_no_part_of_the_distiller(tiny: list[str]) -> None:
+    trainer = trainer_for(tiny)
+    distiller, calls = trainer.distiller, []
+    copied = distiller.inference_network()
+    assert isinstance(copied, InferenceNetwork)
+    assert copied not in set(distiller.modules())
+    assert {name.split(".")[0] for name in distiller.state_dict()} == {"student", "teacher"}
+    assert sum(parameter.numel() for parameter in distiller.parameters()) == 2 * sum(
+        parameter.numel() for parameter in distiller.student.parameters()
+    )
+    copied.register_forward_hook(lambda *_: calls.append("copy"))
+    images, labels = next(iter(trainer.train_loader))
+    distiller(images, labels, trainer.progress)
+    handles = [
+        distiller.teacher.layer2.register_forward_hook(lambda *_: calls.append("hook")),
+        distiller.teacher.fc.register_forward_pre_hook(lambda *_: calls.append("pre-hook")),
+    ]
+    for handle in handles:
+        distiller(images, labels, trainer.progress)
+        handle.remove()
+    distiller(images, labels, trainer.progress)
+    assert calls == ["copy", "hook", "pre-hook", "pre-hook", "copy"]
+
+
+def test_the_hook_that_a_network_is_built_with_is_not_the_methods(
+    tiny: list[str], torchvision_teacher: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*tiny, *torchvision_teacher, "DISTILLER.TYPE", "KD", "SOLVER.COMPILE", True]
+    trainer = build_trainer(load_config(None, settings), tmp_path / "run")
+    assert isinstance(trainer.distiller.inference_network(), InferenceNetwork)
+    assert "hooks" not in capsys.readouterr().out
 
 
 # ---- the captured step --------------------------------------------------------------------------------------------
