@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import os
 import re
 import shlex
 import sys
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,47 @@ from .logger import RunLogger
 from .models import LIBRARIES, check_model_name, create_model, find_architectures, list_models, pretrained_url
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .rng import be_deterministic, seed_generators
-from .run_folder import Resume, changed_settings, check_resumable, lock_folder, prepare_folder
+from .run_folder import (
+    Resume,
+    changed_plugins,
+    changed_settings,
+    check_resumable,
+    keep_plugins,
+    lock_folder,
+    prepare_folder,
+)
 from .trainers import BaseTrainer
 
 
-def load_plugin(path: str) -> None:
+def load_plugins(paths: Iterable[str]) -> dict[str, bytes]:
+    """Load each of these files once; returns the sources of all (see load_plugin). ConfigError for two files of one name."""
+    sources: dict[str, bytes] = {}
+    for path in {os.path.abspath(path): path for path in paths}.values():
+        for name, source in load_plugin(path).items():
+            if sources.setdefault(name, source) != source:
+                raise ConfigError(f"plugin {path}: there is another {name} among the plug-ins and what they import; rename one")
+    return sources
+
+
+def load_plugin(path: str) -> dict[str, bytes]:
     """Run the user's file, so that what it registers is known. Only ever called with a file that the user named.
 
-    Raises ConfigError that names the line for a file that is no Python or imports what is not there. Whatever else the file
-    raises passes with its traceback: that is where its author looks.
+    Its folder is added to the end of ``sys.path``: the file can import those beside it, and none of them replaces a module of
+    Python or of an installed package.
+
+    Returns the source of the file and of those beside it that are imported by now, by file name. Raises ConfigError that names
+    the line for a file that is no Python or imports what is not there. Whatever else the file raises passes with its
+    traceback: that is where its author looks.
     """
-    file = Path(path)
+    file = Path(os.path.abspath(path))
     if not file.is_file():
-        raise MissingFileError(f"plugin not found: {file.absolute()}")
+        raise MissingFileError(f"plugin not found: {file}")
     name = f"plugin_{file.stem}"  # a file called random.py must not replace Python's
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"plugin {file} is not a Python file")
+        raise ConfigError(f"plugin {path} is not a Python file")
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -55,7 +80,10 @@ def load_plugin(path: str) -> None:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         line = lines[-1] if lines else getattr(error, "lineno", None)
         what = error if lines else error.msg  # a SyntaxError as text ends in file and line
-        raise ConfigError(f"plugin {file}, line {line}: {what}") from error
+        raise ConfigError(f"plugin {path}, line {line}: {what}") from error
+    modules = [module for name, module in sys.modules.items() if name != "__main__"]
+    files = {Path(name) for name in (getattr(module, "__file__", None) for module in modules) if name}
+    return {each.name: each.read_bytes() for each in sorted(files) if each.parent == file.parent and each.is_file()}
 
 
 def choose_device(name: str) -> torch.device:
@@ -273,12 +301,15 @@ def _has_bf16(device: torch.device) -> bool:
     return True
 
 
-def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume = False) -> BaseTrainer:
+def build_trainer(
+    config: CfgNode, folder: Path | None = None, *, resume: Resume = False, plugins: Mapping[str, bytes] | None = None
+) -> BaseTrainer:
     """All objects of a run, on their device, ready to ``train()``; of every process, where several train (distributed.group).
 
     Args:
         folder: run folder (see run_folder), which is then locked until the training ends; None keeps and logs nothing.
         resume: go on from the folder's newest checkpoint; ``auto``: if there is one.
+        plugins: what load_plugins returned, to keep it in the folder and to compare it on resuming.
     """
     dataset, settings, seed = config.DATASET.TYPE, config.DISTILLER, config.EXPERIMENT.SEED
     check_model_name(settings.STUDENT, dataset)
@@ -297,7 +328,9 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
     device = choose_device(config.SOLVER.DEVICE)
     with first_on_this_machine():
         train_loader, test_loader = build_loaders(config, device)
-    _check_same_everywhere(config, teacher_hash, (train_loader.num_images, test_loader.num_images))
+    plugins = plugins or {}
+    plugin_hashes = {name: hashlib.sha256(source).hexdigest() for name, source in plugins.items()}
+    _check_same_everywhere(config, teacher_hash, plugin_hashes, (train_loader.num_images, test_loader.num_images))
     seed_generators(seed)
     student, teacher = build_model(settings.STUDENT, train_loader, dataset=dataset), None
     if student_weights is not None:
@@ -320,18 +353,21 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
         folder=folder if rank() == 0 else None,
         config=config.dump(),
         teacher_hash=teacher_hash,
+        plugins=plugin_hashes,
         stream_options=stream_options(config, config.SOLVER.TRAINER),
     )
     notes = _accelerate(distiller, config, train_loader, hooks)
     if folder is not None:
-        notes += _open_folder(trainer, folder, config, resume)
+        notes += _open_folder(trainer, folder, config, resume, plugins)
     if trainer.logger is not None:
         for note in notes:
             trainer.logger.note(note)
     return trainer
 
 
-def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Resume) -> list[str]:
+def _open_folder(
+    trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Resume, plugins: Mapping[str, bytes]
+) -> list[str]:
     """Give the trainer its logger and the state to go on from, which the first process reads for all; notes on that state."""
     with contextlib.ExitStack() as stack:
         newest = None
@@ -341,6 +377,7 @@ def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Re
         newest = from_first(newest)
         notes = [] if newest is None else _load_state(trainer, *newest)
         if rank() == 0:
+            keep_plugins(folder, plugins)
             trainer.logger = RunLogger(
                 folder,
                 title=folder.name,
@@ -359,6 +396,7 @@ def _load_state(trainer: BaseTrainer, file: Path, state: dict[str, Any]) -> list
             f"the teacher's checkpoint is not the one that the run in {file.parent} began with (SHA-256 "
             f"{str(state['teacher_hash'])[:12]}..., now {str(trainer.teacher_hash)[:12]}...): put that back, or start a new run"
         )
+    notes = changed_plugins(file.parent, state["plugins"], trainer.plugins)
     try:
         trainer.load_state_dict(state)
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
@@ -366,20 +404,23 @@ def _load_state(trainer: BaseTrainer, file: Path, state: dict[str, Any]) -> list
         raise CorruptFileError(f"{file} does not fit this run: {why}") from error
     before = len(state["rng"])
     if before == world_size():
-        return []
+        return notes
     return [
+        *notes,
         f"the run was on {before} process{'es' * (before > 1)} and goes on with {world_size()}: the same batches and steps, "
         "but no longer bit for bit, as sums are taken in another order, batch norm without SOLVER.SYNC_BN sees parts of "
-        "batches of another size, and random layers such as dropout draw other numbers"
+        "batches of another size, and random layers such as dropout draw other numbers",
     ]
 
 
-def _check_same_everywhere(config: CfgNode, teacher_hash: str | None, images: tuple[int, int]) -> None:
+def _check_same_everywhere(config: CfgNode, teacher_hash: str | None, plugins: dict[str, str], images: tuple[int, int]) -> None:
     """Raise ConfigError unless all processes do the same job: on several machines, one may have other files or another yaml."""
-    for other, (settings, teacher, counts) in enumerate(from_all((config.dump(), teacher_hash, images))):
+    for other, (settings, teacher, files, counts) in enumerate(from_all((config.dump(), teacher_hash, plugins, images))):
         problems = changed_settings(settings, config)
         if teacher != teacher_hash:
             problems.append("another checkpoint of the teacher")
+        if files != plugins:
+            problems.append("other plug-ins")
         if counts != images:
             problems.append(f"{counts[0]} training and {counts[1]} test images, here {images[0]} and {images[1]}")
         if problems:

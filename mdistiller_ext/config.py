@@ -29,7 +29,7 @@ from .upstream import OTHER_METHODS, translate
 
 _GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 # Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
-_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_hash", "merge", "stream_options"}
+_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_hash", "plugins", "merge", "stream_options"}
 # What the items of lists are that are empty by default.
 _ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0}
 _MOST_SETTINGS = 10_000  # of one file: a short one of nested aliases can stand for billions
