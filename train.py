@@ -19,7 +19,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from mdistiller_ext.build import build_trainer, load_plugin
+from mdistiller_ext.build import build_trainer, load_plugins
 from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import group, rank, restarted, world_size
 from mdistiller_ext.errors import Parser, from_here, python_command, run_command
@@ -122,8 +122,7 @@ def print_list() -> None:
 
 def main() -> None:
     arguments = parse_arguments()
-    for plugin in arguments.plugin:
-        load_plugin(plugin)
+    plugins = load_plugins(arguments.plugin)
     if arguments.list:
         print_list()
         return
@@ -132,7 +131,7 @@ def main() -> None:
     # Processes that torchrun started again go on, whatever the command said the first time.
     resume: Resume = "auto" if arguments.resume == "auto" or restarted() else arguments.resume is not None
     with group(), refusals():
-        trainer = build_trainer(config, folder, resume=resume)
+        trainer = build_trainer(config, folder, resume=resume, plugins=plugins)
         if rank() == 0:
             together = f" ({world_size()} processes)" if world_size() > 1 else ""
             how = f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}{together}"

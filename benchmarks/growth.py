@@ -169,8 +169,9 @@ def least_bytes(trainer: BaseTrainer, images: Tensor) -> int:
     these.
     """
     distiller, passes = trainer.distiller, len(trainer.active_streams)
-    student, teacher = (_activations(network, images) for network in (distiller.student, distiller.teacher))
-    weights, fixed = (_parameters(network) for network in (distiller.student, distiller.teacher))
+    frozen = None if distiller.teacher is None else distiller.inference_network()
+    student, teacher = (_activations(network, images) for network in (distiller.student, frozen))
+    weights, fixed = (_parameters(network) for network in (distiller.student, frozen))
     return 4 * (student * (2 + 3 * passes) + 2 * teacher + weights * (3 + 6 * passes) + fixed)
 
 

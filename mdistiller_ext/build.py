@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import os
 import re
 import shlex
 import sys
 import traceback
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +25,55 @@ from .distillers import Distiller, create_distiller
 from .distributed import first_on_this_machine, from_all, from_first, launched, local_rank, rank, world_size
 from .errors import ROOT, ConfigError, CorruptFileError, MissingFileError, UserError, from_here, listing, python_command
 from .fetch import fetch_torchvision_weights
-from .inference import InferenceNetwork
+from .inference import InferenceNetwork, InferencePath, forward_hooks
 from .logger import RunLogger
 from .models import LIBRARIES, check_model_name, create_model, find_architectures, list_models, pretrained_url
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .rng import be_deterministic, seed_generators
-from .run_folder import Resume, changed_settings, check_resumable, lock_folder, prepare_folder
+from .run_folder import (
+    Resume,
+    changed_plugins,
+    changed_settings,
+    check_resumable,
+    keep_plugins,
+    lock_folder,
+    prepare_folder,
+)
 from .trainers import BaseTrainer
 
 # ImageNet weights that torchvision lacks: where GDKD's repository keeps them.
 _OTHER_PRETRAINED = {"MobileNetV1": Path("download_ckpts/imagenet_teachers/mv1/student_100.pth")}
 
 
-def load_plugin(path: str) -> None:
+def load_plugins(paths: Iterable[str]) -> dict[str, bytes]:
+    """Load each of these files once; returns the sources of all (see load_plugin). ConfigError for two files of one name."""
+    sources: dict[str, bytes] = {}
+    for path in {os.path.abspath(path): path for path in paths}.values():
+        for name, source in load_plugin(path).items():
+            if sources.setdefault(name, source) != source:
+                raise ConfigError(f"plugin {path}: there is another {name} among the plug-ins and what they import; rename one")
+    return sources
+
+
+def load_plugin(path: str) -> dict[str, bytes]:
     """Run the user's file, so that what it registers is known. Only ever called with a file that the user named.
 
-    Raises ConfigError that names the line for a file that is no Python or imports what is not there. Whatever else the file
-    raises passes with its traceback: that is where its author looks.
+    Its folder is added to the end of ``sys.path``: the file can import those beside it, and none of them replaces a module of
+    Python or of an installed package.
+
+    Returns the source of the file and of those beside it that are imported by now, by file name. Raises ConfigError that names
+    the line for a file that is no Python or imports what is not there. Whatever else the file raises passes with its
+    traceback: that is where its author looks.
     """
-    file = Path(path)
+    file = Path(os.path.abspath(path))
     if not file.is_file():
-        raise MissingFileError(f"plugin not found: {file.absolute()}")
+        raise MissingFileError(f"plugin not found: {file}")
     name = f"plugin_{file.stem}"  # a file called random.py must not replace Python's
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"plugin {file} is not a Python file")
+        raise ConfigError(f"plugin {path} is not a Python file")
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -57,7 +83,10 @@ def load_plugin(path: str) -> None:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         line = lines[-1] if lines else getattr(error, "lineno", None)
         what = error if lines else error.msg  # a SyntaxError as text ends in file and line
-        raise ConfigError(f"plugin {file}, line {line}: {what}") from error
+        raise ConfigError(f"plugin {path}, line {line}: {what}") from error
+    modules = [module for name, module in sys.modules.items() if name != "__main__"]
+    files = {Path(name) for name in (getattr(module, "__file__", None) for module in modules) if name}
+    return {each.name: each.read_bytes() for each in sorted(files) if each.parent == file.parent and each.is_file()}
 
 
 def choose_device(name: str) -> torch.device:
@@ -233,16 +262,30 @@ def _place(model: nn.Module, device: torch.device, config: CfgNode) -> nn.Module
     return model.to(device).to(memory_format=layout)
 
 
-def _accelerate(distiller: Distiller, config: CfgNode, loader: Loader) -> list[str]:
-    """Prepare the teacher for inference and compile what shall be compiled; notes on what this machine cannot do."""
+def _accelerate(distiller: Distiller, config: CfgNode, loader: Loader, hooks: Collection[int] = ()) -> list[str]:
+    """Make a copy of the teacher for inference and compile what shall be compiled; notes on what is not done, and why.
+
+    Args:
+        hooks: of the teacher's forward hooks those that it was built with, as a network of torchvision is. With hooks of the
+            method no copy is made: they would not see what it computes.
+    """
     solver, notes = config.SOLVER, []
     device = next(distiller.parameters()).device
     if solver.AMP == "bf16" and not _has_bf16(device):
         distiller.autocast = None
         notes.append(f"SOLVER.AMP bf16: this {device.type} computes no bfloat16; off")
-    if distiller.teacher is not None:
-        images = torch.zeros(2, *loader.image_shape, device=device)
-        distiller.teacher = InferenceNetwork(distiller.teacher, images, distiller.autocast)
+    teacher, accelerated = distiller.teacher, None
+    if teacher is not None and (solver.FOLD_TEACHER or solver.COMPILE or distiller.autocast is not None):
+        hooked = [name or "root module" for hook, name in forward_hooks(teacher.named_modules()).items() if hook not in hooks]
+        if hooked:
+            notes.append(
+                "the teacher runs unfolded, in float32 and not compiled: the method has forward hooks on its "
+                f"{listing(dict.fromkeys(hooked))}"
+            )
+        else:
+            images = torch.zeros(2, *loader.image_shape, device=device)
+            accelerated = InferenceNetwork(teacher, images, distiller.autocast, fold=solver.FOLD_TEACHER)
+            distiller.inference_path = InferencePath(teacher, accelerated)
     if solver.COMPILE:
         try:
             torch.compile(torch.sin)(torch.zeros(2, device=device))
@@ -256,7 +299,7 @@ def _accelerate(distiller: Distiller, config: CfgNode, loader: Loader) -> list[s
             functorch_config.donated_buffer = False
             # On CPUs a compiled student was no faster (benchmarks/README.md).
             student = distiller.student if device.type != "cpu" else None
-            for model in filter(None, (student, distiller.teacher)):
+            for model in filter(None, (student, accelerated)):
                 model.compile(dynamic=False)
     return notes
 
@@ -270,12 +313,15 @@ def _has_bf16(device: torch.device) -> bool:
     return True
 
 
-def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume = False) -> BaseTrainer:
+def build_trainer(
+    config: CfgNode, folder: Path | None = None, *, resume: Resume = False, plugins: Mapping[str, bytes] | None = None
+) -> BaseTrainer:
     """All objects of a run, on their device, ready to ``train()``; of every process, where several train (distributed.group).
 
     Args:
         folder: run folder (see run_folder), which is then locked until the training ends; None keeps and logs nothing.
         resume: go on from the folder's newest checkpoint; ``auto``: if there is one.
+        plugins: what load_plugins returned, to keep it in the folder and to compare it on resuming.
     """
     dataset, settings, seed = config.DATASET.TYPE, config.DISTILLER, config.EXPERIMENT.SEED
     check_model_name(settings.STUDENT, dataset)
@@ -294,7 +340,9 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
         if resume is not True:
             student_weights = student_path(settings.STUDENT, dataset, settings.STUDENT_CKPT)
         train_loader, test_loader = build_loaders(config, device)
-    _check_same_everywhere(config, teacher_hash, (train_loader.num_images, test_loader.num_images))
+    plugins = plugins or {}
+    plugin_hashes = {name: hashlib.sha256(source).hexdigest() for name, source in plugins.items()}
+    _check_same_everywhere(config, teacher_hash, plugin_hashes, (train_loader.num_images, test_loader.num_images))
     seed_generators(seed)
     student = build_model(settings.STUDENT, train_loader, dataset=dataset, init=settings.STUDENT_INIT)
     teacher = None
@@ -305,6 +353,7 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
         teacher = build_model(settings.TEACHER, train_loader, dataset=dataset)
         load_weights(teacher, teacher_weights)
         teacher = _place(teacher, device, config)
+    hooks = () if teacher is None else forward_hooks(teacher.named_modules())  # before the method adds its own
     distiller = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE)).to(device)
     if rank() > 0:
         seed_generators(mix_seeds(seed, rank()))  # dropout, say, must not drop the same everywhere
@@ -317,18 +366,21 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
         folder=folder if rank() == 0 else None,
         config=config.dump(),
         teacher_hash=teacher_hash,
+        plugins=plugin_hashes,
         stream_options=stream_options(config, config.SOLVER.TRAINER),
     )
-    notes = _accelerate(distiller, config, train_loader)
+    notes = _accelerate(distiller, config, train_loader, hooks)
     if folder is not None:
-        notes += _open_folder(trainer, folder, config, resume)
+        notes += _open_folder(trainer, folder, config, resume, plugins)
     if trainer.logger is not None:
         for note in notes:
             trainer.logger.note(note)
     return trainer
 
 
-def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Resume) -> list[str]:
+def _open_folder(
+    trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Resume, plugins: Mapping[str, bytes]
+) -> list[str]:
     """Give the trainer its logger and the state to go on from, which the first process reads for all; notes on that state."""
     with contextlib.ExitStack() as stack:
         newest = None
@@ -338,6 +390,7 @@ def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Re
         newest = from_first(newest)
         notes = [] if newest is None else _load_state(trainer, *newest)
         if rank() == 0:
+            keep_plugins(folder, plugins)
             trainer.logger = RunLogger(
                 folder,
                 title=folder.name,
@@ -356,6 +409,7 @@ def _load_state(trainer: BaseTrainer, file: Path, state: dict[str, Any]) -> list
             f"the teacher's checkpoint is not the one that the run in {file.parent} began with (SHA-256 "
             f"{str(state['teacher_hash'])[:12]}..., now {str(trainer.teacher_hash)[:12]}...): put that back, or start a new run"
         )
+    notes = changed_plugins(file.parent, state.get("plugins") or {}, trainer.plugins)
     try:
         trainer.load_state_dict(state)
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
@@ -363,20 +417,23 @@ def _load_state(trainer: BaseTrainer, file: Path, state: dict[str, Any]) -> list
         raise CorruptFileError(f"{file} does not fit this run: {why}") from error
     before = len(state["rng"])
     if before == world_size():
-        return []
+        return notes
     return [
+        *notes,
         f"the run was on {before} process{'es' * (before > 1)} and goes on with {world_size()}: the same batches and steps, "
         "but no longer bit for bit, as sums are taken in another order, batch norm without SOLVER.SYNC_BN sees parts of "
-        "batches of another size, and random layers such as dropout draw other numbers"
+        "batches of another size, and random layers such as dropout draw other numbers",
     ]
 
 
-def _check_same_everywhere(config: CfgNode, teacher_hash: str | None, images: tuple[int, int]) -> None:
+def _check_same_everywhere(config: CfgNode, teacher_hash: str | None, plugins: dict[str, str], images: tuple[int, int]) -> None:
     """Raise ConfigError unless all processes do the same job: on several machines, one may have other files or another yaml."""
-    for other, (settings, teacher, counts) in enumerate(from_all((config.dump(), teacher_hash, images))):
+    for other, (settings, teacher, files, counts) in enumerate(from_all((config.dump(), teacher_hash, plugins, images))):
         problems = changed_settings(settings, config)
         if teacher != teacher_hash:
             problems.append("another checkpoint of the teacher")
+        if files != plugins:
+            problems.append("other plug-ins")
         if counts != images:
             problems.append(f"{counts[0]} training and {counts[1]} test images, here {images[0]} and {images[1]}")
         if problems:

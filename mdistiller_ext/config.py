@@ -32,7 +32,7 @@ from .upstream import OTHER_METHODS, translate
 
 _GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 # Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
-_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_hash", "merge", "stream_options"}
+_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_hash", "plugins", "merge", "stream_options"}
 # What the items of lists are that are empty by default.
 _ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0, "SOLVER.NO_DECAY": ""}
 _LEAST = {
@@ -91,6 +91,7 @@ def default_config() -> CfgNode:
             "BATCH_SIZE": 64,
             "DEVICE": "auto",  # cuda or mps where there is one, else cpu
             "CHANNELS_LAST": True,  # the memory layout in which CPUs and tensor cores convolve fastest
+            "FOLD_TEACHER": True,  # run a copy of the teacher whose batch norms are folded into its convolutions
             "SYNC_BN": False,  # with several processes, batch norm over the whole batch
             "COMPILE": False,  # torch.compile the teacher and, but on CPUs, the student: slow at first, faster then
             **_settings(BaseTrainer.__init__, skip=_NOT_SETTINGS),

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any, TypeVar
 
 from .errors import ConfigError, UnknownNameError, did_you_mean
@@ -29,17 +31,37 @@ class Registry:
         self.kind = kind
         self._package = package
         self._entries: dict[str, Any] = {}
+        self._registered_at: dict[str, tuple[CodeType, int]] = {}
         self._imported = False
         self._importing = threading.RLock()
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator that files a class or function under ``name``; a name can be taken once (ConfigError)."""
+        """Decorator that files a class or function under ``name``.
+
+        Running a notebook's cell again, reloading a module or loading a plug-in again replaces an entry by that of the same
+        module and name. Raises ConfigError for a name that another entry has, be it of the same name in the same file.
+        """
 
         def add(entry: Entry) -> Entry:
+            if not self._is_built_in(entry):
+                self._import_entries()  # so that a built-in name is known to be taken
+            caller = sys._getframe(1)
+            place = caller.f_code, caller.f_lineno  # a run of a cell or a module has a code object of its own
             taken = self._entries.get(name)
-            if taken is not None and _where(taken) != _where(entry):
-                raise ConfigError(f"{self.kind} '{name}' is already registered by {_where(taken)}; choose another name")
-            self._entries[name] = entry
+            if taken is not None:
+                code, line = self._registered_at[name]
+                if _where(taken) != _where(entry):
+                    built_in = " (built in)" if self._is_built_in(taken) else ""
+                    raise ConfigError(
+                        f"{self.kind} '{name}' is already registered by {_where(taken)}{built_in}; "
+                        f"choose another name for {_where(entry)}"
+                    )
+                if code is place[0] and line != place[1]:
+                    raise ConfigError(
+                        f"{self.kind} '{name}' is registered twice in {code.co_filename}, lines {line} and {place[1]}; "
+                        "choose another name for one of them"
+                    )
+            self._entries[name], self._registered_at[name] = entry, place
             return entry
 
         return add
@@ -59,6 +81,9 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         self._import_entries()
         return iter(sorted(self._entries))
+
+    def _is_built_in(self, entry: Any) -> bool:
+        return f"{entry.__module__}.".startswith(f"{self._package}.")
 
     def _import_entries(self) -> None:
         with self._importing:  # another thread waits until all are there

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ _STATE: dict[str, Any] = dict.fromkeys(("student", "distiller", "optimizer", "sc
 _STATE |= dict.fromkeys(("averages", "rng", "history"), list)
 _STATE |= dict.fromkeys(("epoch", "step", "skipped"), int)
 _STATE |= dict.fromkeys(("seconds", "rate"), int | float)
-_STATE |= {"config": str, "average": dict | None, "teacher_hash": str | None}
+_STATE |= {"config": str, "plugins": dict | None, "average": dict | None, "teacher_hash": str | None}
 _ROW = {"epoch", "lr", "train_top1", "train_loss", "test_top1", "test_top5", "test_loss"}
 
 
@@ -143,6 +143,30 @@ def changed_settings(before: str, config: CfgNode) -> list[str]:
     # Not those of other methods, nor of what it logs.
     used = ("EXPERIMENT.", "DATASET.", "DISTILLER.", "SOLVER.", f"{config.DISTILLER.TYPE}.")
     return [line for line in differences(before, config.dump()) if line.startswith(used) and not line.startswith(_MAY_CHANGE)]
+
+
+def keep_plugins(folder: Path, sources: Mapping[str, bytes]) -> None:
+    """Keep the sources of plug-ins, by file name, in ``plugins/`` of the run folder."""
+    place = folder / "plugins"
+    if place.is_symlink():  # in a folder that came from elsewhere
+        place.unlink()
+    for name, source in sources.items():
+        place.mkdir(exist_ok=True)
+        checkpoint.write_atomically(place / name, source)
+
+
+def changed_plugins(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Notes on the plug-ins, file name -> SHA-256, that a run no longer loads, or loads now. Raises ConfigError for another
+    file of the same name.
+    """
+    for name in now:
+        if before.get(name, now[name]) != now[name]:
+            raise ConfigError(
+                f"plugin {name} is not the one that the run in {folder} began with (SHA-256 {str(before[name])[:12]}..., now "
+                f"{now[name][:12]}...): restore it from {folder / 'plugins' / name}, or start a new run"
+            )
+    notes = [f"the run began with plugin {name}, which is not loaded now" for name in before if name not in now]
+    return notes + [f"the run began without plugin {name}" for name in now if name not in before]
 
 
 def _newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -157,9 +157,15 @@ def tiny(glyphs_root: Path, teacher_file: Path, tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def forget_plugins() -> Iterator[None]:
-    """Take out of the registries what the test puts in."""
+    """Take out of the registries, and out of what Python imports, what the test puts in."""
     registries = [DATASETS, DISTILLERS, MODELS, TRAINERS]
     before = [(list(registry), dict(registry._entries)) for registry in registries]  # list() imports the folder first
+    path = list(sys.path)
     yield
     for registry, (_, entries) in zip(registries, before, strict=True):
         registry._entries = entries
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and str(Path(file).parent) in set(sys.path) - set(path):
+            del sys.modules[name]
+    sys.path[:] = path

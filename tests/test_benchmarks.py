@@ -97,7 +97,7 @@ def test_the_ablation_takes_away_what_it_says() -> None:
     for trainer, layout in ((plain, torch.contiguous_format), (full, torch.channels_last)):
         assert trainer.distiller.student.layer1[0].conv1.weight.is_contiguous(memory_format=layout)
     assert type(plain.distiller.teacher) is type(pair[1])
-    assert type(full.distiller.teacher).__name__ == "InferenceNetwork"
+    assert type(full.distiller.inference_network()).__name__ == "InferenceNetwork"
 
 
 def test_epoch(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

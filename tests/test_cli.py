@@ -787,6 +787,125 @@ def test_a_plugin_named_like_a_module_in_use_does_not_replace_it(tiny: list[str]
     assert hasattr(random, "getstate")
 
 
+# ---- plug-ins: sources kept, files beside them, names -------------------------------------------------------------------
+
+
+def test_a_plugin_imports_the_files_beside_it_now_and_later(tiny: list[str], tmp_path: Path, plugin: Path) -> None:
+    """What Python calls so wins, as everybody imports it: here random.py, which lies beside the plug-in too."""
+    helpers = "import random\nimport weighing\nassert hasattr(random, 'getstate')\n"
+    lazily = "import later; return {**later.nothing(), 'kd/mse': weighing.HALF * F.mse_loss(student.logits, teacher.logits), "
+    plugin.write_text(helpers + plugin.read_text().replace("return {", lazily))
+    for name, code in (("random", "1 / 0"), ("weighing", "HALF = 0.5"), ("later", "def nothing(): return {}")):
+        plugin.with_name(f"{name}.py").write_text(code)
+    finished = run_program("train.py", "--plugin", plugin, *tiny, "DISTILLER.TYPE", "MYMETHOD", "SOLVER.EPOCHS", 1)
+    assert (finished.status, finished.err) == (0, "")
+    kept = tmp_path / "p" / "run" / "plugins"
+    assert {file.name: file.read_text() for file in kept.iterdir()} == {
+        name: plugin.with_name(name).read_text() for name in ("my_method.py", "weighing.py")
+    }
+
+
+@pytest.mark.parametrize("changed", ["my_method.py", "beside.py"])
+def test_a_plugin_that_has_changed_is_refused_and_what_it_was_is_kept(
+    tiny: list[str], tmp_path: Path, plugin: Path, changed: str
+) -> None:
+    plugin.with_name("beside.py").write_text("x = 1\n")
+    plugin.write_text("import beside\n" + plugin.read_text())
+    arguments = ["--plugin", plugin, *tiny, "DISTILLER.TYPE", "MYMETHOD", "SOLVER.EPOCHS", 1]
+    assert run_program("train.py", *arguments).status == 0
+    file, kept = plugin.with_name(changed), tmp_path / "p/run/plugins" / changed
+    source = file.read_text()
+    file.write_text(source + "y = 2\n")
+    refused = run_program("train.py", "--resume", *arguments)
+    assert_one_line_error(refused, f"plugin {changed} is not the one", "SHA-256", f"restore it from {kept}, or start a new run")
+    file.write_bytes(kept.read_bytes())
+    assert file.read_text() == source
+    resumed = run_program("train.py", "--resume", *arguments)
+    assert (resumed.status, resumed.err) == (0, "")
+    assert "the run began" not in resumed.out
+
+
+def test_a_plugin_that_comes_or_goes_is_said_and_remembered(
+    tiny: list[str], tmp_path: Path, forget_plugins: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    for file in (first, second):
+        file.write_text("x = 1\n")
+    for options, said in (
+        (["--plugin", first], None),
+        (["--resume"], "the run began with plugin first.py, which is not loaded now\n"),
+        (["--resume", "--plugin", first, "--plugin", second], "the run began without plugin second.py\n"),
+    ):
+        with monkeypatch.context() as patch:
+            stop_after(patch, steps=3)  # after an epoch
+            stopped = run_program("train.py", *options, *tiny, "SOLVER.EPOCHS", 4)
+        assert stopped.status == 130, stopped.err
+        assert stopped.out.count("the run began") == (said is not None)
+        assert said is None or said in stopped.out
+    second.write_text("x = 2\n")
+    refused = run_program("train.py", "--resume", "--plugin", second, *tiny, "SOLVER.EPOCHS", 4)
+    assert_one_line_error(refused, "plugin second.py is not the one", str(tmp_path / "p/run/plugins/second.py"))
+
+
+def test_links_in_a_run_folder_are_replaced_by_the_sources_not_followed(tiny: list[str], tmp_path: Path, plugin: Path) -> None:
+    arguments = ["--plugin", plugin, *tiny, "DISTILLER.TYPE", "MYMETHOD", "SOLVER.EPOCHS", 1]
+    run_program("train.py", *arguments)
+    kept, elsewhere = tmp_path / "p/run/plugins", tmp_path / "elsewhere"
+    kept.rename(elsewhere)
+    kept.symlink_to(elsewhere)
+    (elsewhere / "my_method.py").write_text("mine")
+    assert run_program("train.py", "--resume", *arguments).status == 0
+    assert (elsewhere / "my_method.py").read_text() == "mine"
+    assert (kept / "my_method.py").read_bytes() == plugin.read_bytes()
+
+
+def test_a_plugin_given_twice_is_loaded_once(tiny: list[str], plugin: Path) -> None:
+    plugin.write_text("print('loaded')\n" + plugin.read_text())
+    again = plugin.parent / ".." / "mine" / plugin.name
+    finished = run_program("train.py", "--plugin", plugin, "--plugin", again, "--list", *tiny)
+    assert (finished.status, finished.err) == (0, "")
+    assert finished.out.count("loaded") == 1
+
+
+REGISTER = "from mdistiller_ext.distillers import Distiller, register_distiller\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "parts"),
+    [
+        ({"a/m.py": "", "b/m.py": "x = 1"}, ["/b/m.py: there is another m.py among the plug-ins"]),
+        (
+            {"m.py": "@register_distiller('X')\nclass A(Distiller): ...\n" * 2},
+            ["distiller 'X' is registered twice in ", "m.py, lines 2 and 4; choose another name for one of them"],
+        ),
+        (
+            {"m.py": "@register_distiller('DKD')\nclass A(Distiller): ..."},
+            ["distiller 'DKD' is already registered by mdistiller_ext.distillers.dkd.DKD (built in)", "for plugin_m.A"],
+        ),
+        (
+            {f"{name}.py": "@register_distiller('X')\nclass A(Distiller): ..." for name in "mn"},
+            ["distiller 'X' is already registered by plugin_m.A; choose another name for plugin_n.A"],
+        ),
+    ],
+)
+def test_names_that_are_taken_are_told_in_one_line(
+    tmp_path: Path, forget_plugins: None, files: dict[str, str], parts: list[str]
+) -> None:
+    options = []
+    for name, code in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{REGISTER}{code}\n")
+        options += ["--plugin", tmp_path / name]
+    assert_one_line_error(run_program("train.py", *options, "--list"), *parts)
+
+
+def test_a_hyper_parameter_may_be_called_name(tiny: list[str], plugin: Path) -> None:
+    plugin.write_text(plugin.read_text().replace("layers=(1, 2)):", "layers=(1, 2), name='huber'):"))
+    settings = ["DISTILLER.TYPE", "MYMETHOD", "MYMETHOD.NAME", "mse", "SOLVER.EPOCHS", 1]
+    finished = run_program("train.py", "--plugin", plugin, *tiny, *settings)
+    assert (finished.status, finished.err) == (0, "")
+
+
 # ---- a full disk --------------------------------------------------------------------------------------------------
 
 

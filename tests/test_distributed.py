@@ -469,12 +469,13 @@ def test_torchrun_starts_processes_again_after_one_was_killed_and_they_go_on_exa
 
 
 def check_same(settings: list[str]) -> None:
-    build._check_same_everywhere(load_config(None, [*settings, "LOG.PREFIX", f"/{rank()}"]), "hash", (1, 1))
-    build._check_same_everywhere(load_config(None, [*settings, "SOLVER.LR", 0.1 + rank()]), "hash", (1, 1 + rank()))
+    build._check_same_everywhere(load_config(None, [*settings, "LOG.PREFIX", f"/{rank()}"]), "hash", {"m.py": "1"}, (1, 1))
+    other = load_config(None, [*settings, "SOLVER.LR", 0.1 + rank()])
+    build._check_same_everywhere(other, "hash", {"m.py": str(rank())}, (1, 1 + rank()))
 
 
 def test_processes_with_different_jobs_do_not_start(processes: Processes, tiny: list[str]) -> None:
-    with pytest.raises(AssertionError, match=r"another job than process .*SOLVER.LR: .* test images"):
+    with pytest.raises(AssertionError, match=r"another job than process .*SOLVER.LR: .* other plug-ins; .* test images"):
         processes(2, check_same, tiny)
 
 

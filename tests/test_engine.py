@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdistiller_ext import build, inference
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.data import InMemoryLoader
+from mdistiller_ext.distillers import Distiller, Output, Progress, register_distiller
 from mdistiller_ext.errors import ConfigError
 from mdistiller_ext.inference import InferenceNetwork, fold_batch_norm
 from mdistiller_ext.meters import Averages
@@ -25,6 +27,7 @@ from mdistiller_ext.trainers import graph as graphs
 
 STEPS = 20
 PLAIN = ["SOLVER.CHANNELS_LAST", False]
+UNFOLDED = ["SOLVER.FOLD_TEACHER", False]
 
 
 def trainer_for(tiny: list[str], *overrides: Any) -> BaseTrainer:
@@ -50,21 +53,14 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.fixture
-def unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A teacher as it was trained: InferenceNetwork folds nothing."""
-    monkeypatch.setattr(inference, "fold_batch_norm", lambda model, images: model)
+def plain_losses(tiny: list[str]) -> Tensor:
+    trainer = trainer_for(tiny, *PLAIN, *UNFOLDED)
+    assert trainer.distiller.inference_network() is trainer.distiller.teacher
+    return losses(trainer)
 
 
-@pytest.fixture
-def plain_losses(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    with monkeypatch.context() as patch:
-        patch.setattr(inference, "fold_batch_norm", lambda model, images: model)
-        return losses(trainer_for(tiny, *PLAIN))
-
-
-@pytest.mark.usefixtures("unfolded")
 def test_channels_last_changes_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
-    trainer = trainer_for(tiny)
+    trainer = trainer_for(tiny, *UNFOLDED)
     weight = trainer.distiller.student.layer1[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     found = losses(trainer)
@@ -74,29 +70,29 @@ def test_channels_last_changes_no_loss(tiny: list[str], plain_losses: Tensor) ->
 
 def test_the_folded_teacher_changes_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
     trainer = trainer_for(tiny, *PLAIN)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in trainer.distiller.teacher.modules())
+    called = trainer.distiller.inference_network()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in called.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in trainer.distiller.teacher.modules())
     assert 0 < largest_difference(losses(trainer), plain_losses) < 1e-5
 
 
-@pytest.mark.usefixtures("unfolded")
 def test_data_elsewhere_change_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
-    assert torch.equal(losses(trainer_for(tiny, *PLAIN, "DATASET.DEVICE", "cpu")), plain_losses)
+    assert torch.equal(losses(trainer_for(tiny, *PLAIN, *UNFOLDED, "DATASET.DEVICE", "cpu")), plain_losses)
 
 
 def test_compilation_changes_no_loss(tiny: list[str], plain_losses: Tensor) -> None:
     """Where torch finds a C++ compiler; elsewhere it is said and left off, which is tested below."""
     trainer = trainer_for(tiny, *PLAIN, "SOLVER.COMPILE", True)
-    if trainer.distiller.teacher._compiled_call_impl is None:
+    if trainer.distiller.inference_network()._compiled_call_impl is None:
         pytest.skip("torch finds no C++ compiler here")
     trainer.distiller.student.compile(dynamic=False)  # as on a GPU
     assert largest_difference(losses(trainer), plain_losses) < 1e-5
     assert not any(name.startswith("_orig_mod") for name in trainer.distiller.student.state_dict())
 
 
-def test_in_float64_all_of_it_is_exact_at_a_recipes_rate(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_float64_all_of_it_is_exact_at_a_recipes_rate(tiny: list[str]) -> None:
     """What float32 shows after 20 steps are grown roundings: in float64 the two layouts agree to 1e-9 at a rate of 0.05."""
-    monkeypatch.setattr(inference, "fold_batch_norm", lambda model, images: model)  # folded in float32 before it is float64
-    trainers = [trainer_for(tiny, "SOLVER.LR", 0.05, *layout) for layout in ([], PLAIN)]
+    trainers = [trainer_for(tiny, "SOLVER.LR", 0.05, *UNFOLDED, *layout) for layout in ([], PLAIN)]
     found, expected = (losses(trainer) for trainer in trainers if trainer.distiller.double())
     assert 0 < largest_difference(found, expected) < 1e-9
 
@@ -114,7 +110,8 @@ def test_bf16_is_near_float32_and_losses_and_weights_stay_float32(tiny: list[str
     assert set(seen) == {torch.bfloat16}
     assert 1e-5 < largest_difference(found, plain_losses) < 0.02
     assert {p.dtype for p in trainer.distiller.student.parameters()} == {torch.float32}
-    assert {p.dtype for p in trainer.distiller.teacher.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in trainer.distiller.inference_network().parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in trainer.distiller.teacher.parameters()} == {torch.float32}
     images, labels = next(iter(trainer.train_loader))
     output, components = trainer.distiller(images, labels, trainer.progress)
     assert output.logits.dtype == torch.float32
@@ -139,7 +136,7 @@ def test_a_machine_without_bfloat16_says_so_and_trains_in_float32(
     config = load_config(None, [*tiny, "DISTILLER.TYPE", "KD", "SOLVER.AMP", "bf16"])
     trainer = build_trainer(config, folder)
     assert trainer.distiller.autocast is None
-    assert trainer.distiller.teacher.dtype is None
+    assert trainer.distiller.inference_network().dtype is None
     assert "SOLVER.AMP bf16: this cpu computes no bfloat16; off" in capsys.readouterr().out
 
 
@@ -152,7 +149,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(
     monkeypatch.setattr(torch, "compile", no_compiler)
     folder = Path(tiny[tiny.index("LOG.PREFIX") + 1]) / "run"
     trainer = build_trainer(load_config(None, [*tiny, "DISTILLER.TYPE", "KD", "SOLVER.COMPILE", "True"]), folder)
-    assert trainer.distiller.teacher._compiled_call_impl is None
+    assert trainer.distiller.inference_network()._compiled_call_impl is None
     assert "torch cannot compile here (no C++ compiler found); off" in capsys.readouterr().out
 
 
@@ -197,12 +194,9 @@ def test_a_network_that_cannot_be_folded_is_kept() -> None:
             return (x if x.sum() > 0 else -x), {}
 
     images = torch.randn(2, 3, 8, 8)
-    for model in (Branching(), create_model("torchvision/shufflenet_v2_x0_5", num_classes=4)):  # the latter's hook is lost
+    for model in (Branching(), create_model("torchvision/shufflenet_v2_x0_5", num_classes=4)):  # tracing loses its hook
         model.eval()
-        kept = fold_batch_norm(model, images)
-        logits, features = kept(images)
-        assert features == {}
-        torch.testing.assert_close(logits, model(images)[0])
+        assert fold_batch_norm(model, images) is model
 
 
 def test_a_fold_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +208,7 @@ def test_a_fold_that_computes_something_else_is_not_used(monkeypatch: pytest.Mon
     monkeypatch.setattr(inference, "fuse", wrong)
     model = create_model("resnet8").eval()
     images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(fold_batch_norm(model, images)(images)[0], model(images)[0])
+    assert fold_batch_norm(model, images) is model
 
 
 def test_a_half_precision_teacher_gives_float32_logits() -> None:
@@ -224,6 +218,99 @@ def test_a_half_precision_teacher_gives_float32_logits() -> None:
     assert logits.dtype == torch.float32
     assert features["pooled_feat"].dtype == torch.bfloat16
     torch.testing.assert_close(logits, model(images)[0], rtol=0.05, atol=0.05)
+
+
+# ---- a method's hooks on the teacher --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hooked(forget_plugins: None) -> None:
+    """The method HOOKED: a closure and a bound method as hooks on the teacher, whose submodule ``fc`` it calls."""
+
+    @register_distiller("HOOKED")
+    class Hooked(Distiller):
+        def __init__(self, student: nn.Module, teacher: nn.Module, *, stage: str = "layer3") -> None:
+            teacher.fc.register_forward_pre_hook(self.keep)
+            super().__init__(student, teacher)
+            self.stages = stages = []
+            teacher.get_submodule(stage).register_forward_hook(lambda module, inputs, output: stages.append(output))
+
+        def keep(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
+            self.pooled = inputs[0]
+
+        def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
+            stage = self.stages.pop()
+            stage = stage[0] if isinstance(stage, tuple) else stage
+            assert stage.dtype == torch.float32
+            return {
+                "task/ce": F.cross_entropy(student.logits, labels),
+                "target/again": F.mse_loss(self.teacher.fc(self.pooled), teacher.logits),
+                "kd/stage": stage.square().mean(),
+            }
+
+
+@pytest.fixture
+def torchvision_teacher(tmp_path: Path) -> list[str]:
+    """Settings of a small teacher of torchvision, which is built with a hook of its own."""
+    name, file = "torchvision/shufflenet_v2_x0_5", tmp_path / "torchvision.pth"
+    torch.save({"model": create_model(name, num_classes=100).state_dict()}, file)
+    return ["DISTILLER.TEACHER", name, "DISTILLER.TEACHER_CKPT", str(file)]
+
+
+@pytest.mark.usefixtures("hooked")
+@pytest.mark.parametrize(("stage", "amp"), [("layer3", "none"), ("layer3", "bf16"), ("conv5", "none")])
+def test_hooks_and_submodules_of_the_teacher_work_as_written(
+    tiny: list[str],
+    torchvision_teacher: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    amp: str,
+) -> None:
+    settings = [*tiny, *(torchvision_teacher if stage == "conv5" else [])]
+    settings += ["DISTILLER.TYPE", "HOOKED", "HOOKED.STAGE", stage, "SOLVER.AMP", amp]
+    trainer = build_trainer(load_config(None, settings), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert f"the teacher runs unfolded, in float32 and not compiled: the method has forward hooks on its {stage}, fc" in said
+    found = losses(trainer)
+    assert found.shape[0] == 2
+    assert float(found[:, 1].max()) < 1e-10  # the features of fc's input are those of the batch
+    plain = build_trainer(load_config(None, [*settings, *UNFOLDED]))
+    assert torch.equal(found, losses(plain))
+    assert found[0, 2] != found[1, 2]
+
+
+def test_the_copy_runs_unless_hooks_are_added_and_is_no_part_of_the_distiller(tiny: list[str]) -> None:
+    trainer = trainer_for(tiny)
+    distiller, calls = trainer.distiller, []
+    copied = distiller.inference_network()
+    assert isinstance(copied, InferenceNetwork)
+    assert copied not in set(distiller.modules())
+    assert {name.split(".")[0] for name in distiller.state_dict()} == {"student", "teacher"}
+    assert sum(parameter.numel() for parameter in distiller.parameters()) == 2 * sum(
+        parameter.numel() for parameter in distiller.student.parameters()
+    )
+    copied.register_forward_hook(lambda *_: calls.append("copy"))
+    images, labels = next(iter(trainer.train_loader))
+    distiller(images, labels, trainer.progress)
+    handles = [
+        distiller.teacher.layer2.register_forward_hook(lambda *_: calls.append("hook")),
+        distiller.teacher.fc.register_forward_pre_hook(lambda *_: calls.append("pre-hook")),
+    ]
+    for handle in handles:
+        distiller(images, labels, trainer.progress)
+        handle.remove()
+    distiller(images, labels, trainer.progress)
+    assert calls == ["copy", "hook", "pre-hook", "pre-hook", "copy"]
+
+
+def test_the_hook_that_a_network_is_built_with_is_not_the_methods(
+    tiny: list[str], torchvision_teacher: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*tiny, *torchvision_teacher, "DISTILLER.TYPE", "KD", "SOLVER.COMPILE", True]
+    trainer = build_trainer(load_config(None, settings), tmp_path / "run")
+    assert isinstance(trainer.distiller.inference_network(), InferenceNetwork)
+    assert "hooks" not in capsys.readouterr().out
 
 
 # ---- the captured step --------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ ONLY = {
     "inference": set(),
     "upstream": {"errors"},
     "published": {"errors", "config"},
-    "distillers": {"errors", "registry", "losses", "evaluate", "distributed"},
+    "distillers": {"errors", "registry", "losses", "evaluate", "inference", "distributed"},
     "run_folder": {"errors", "naming", "checkpoint", "config"},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))

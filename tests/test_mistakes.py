@@ -322,6 +322,7 @@ def test_no_error_repeats_all_that_was_written(tiny: list[str], tmp_path: Path) 
     old.DATASET.ROOT, old.SOLVER.LR_DECAY_STAGES, old.DISTILLER.STUDENT_CKPT = "x", list(range(900)), "y" * 3000
     state: dict[str, Any] = {key: {} for key in ("student", "distiller", "optimizer", "scheduler")}
     state |= {"rng": [], "averages": [], "average": None, "step": 0, "skipped": 0, "rate": 0.1, "teacher_hash": None}
+    state["plugins"] = {}
     folder = tmp_path / "p/run"
     folder.mkdir(parents=True)
     checkpoint.save(folder / "latest", state | {"epoch": 0, "history": [], "seconds": 0.0, "config": old.dump()})
@@ -424,12 +425,16 @@ def test_resuming_from_what_is_no_checkpoint_of_this_run_names_the_file(
         ("\nfrom mdistiller_ext.distillers import Nothing\n", ", line 2: cannot import name 'Nothing'"),
     ],
 )
-def test_a_plugin_that_is_no_python_names_its_line(tmp_path: Path, code: str, said: str) -> None:
+def test_a_plugin_that_is_no_python_names_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
     file = write(tmp_path / "mine.py", code)
-    with pytest.raises(ConfigError) as caught:
-        load_plugin(str(file))
-    assert f"plugin {file}{said}" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    monkeypatch.chdir(tmp_path)
+    for path in (str(file), "mine.py"):
+        with pytest.raises(ConfigError) as caught:
+            load_plugin(path)
+        assert f"plugin {path}{said}" in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_other_exceptions_of_a_plugin_are_its_author_s(tmp_path: Path) -> None:

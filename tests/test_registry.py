@@ -62,5 +62,27 @@ def test_an_unknown_name_is_answered_with_the_nearest(package):
 
 def test_a_name_can_be_taken_once(package):
     list(package)
-    with pytest.raises(ConfigError, match=r"animal .a. is already registered by zoo_of_test\.a\.entry"):
+    said = r"animal 'a' is already registered by zoo_of_test\.a\.entry \(built in\); choose another name for .*lambda"
+    with pytest.raises(ConfigError, match=said):
         package.register("a")(lambda: None)
+
+
+def test_a_built_in_name_is_known_to_be_taken_before_anyone_has_asked(package):
+    with pytest.raises(ConfigError, match=r"by zoo_of_test\.a\.entry \(built in\); choose another name for test_registry\."):
+        package.register("a")(lambda: None)
+    assert list(package) == ["a", "b"]
+
+
+DEFINITION = '@registry.register("x")\nclass Mine: ...\n'
+
+
+def test_two_classes_of_one_name_in_a_file_are_not_one(package):
+    with pytest.raises(ConfigError, match=r"animal 'x' is registered twice in mine\.py, lines 1 and 3; choose another name"):
+        exec(compile(DEFINITION * 2, "mine.py", "exec"), {"registry": package, "__name__": "mine"})
+
+
+def test_a_cell_or_module_that_is_run_again_replaces_its_entry(package):
+    namespace = {"registry": package, "__name__": "__main__"}
+    for lines in ("", "\n"):  # edited in between
+        exec(compile(lines + DEFINITION, "cell", "exec"), namespace)
+        assert package.get("x") is namespace["Mine"]

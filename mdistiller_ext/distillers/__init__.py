@@ -17,10 +17,11 @@ from .base import Distiller, Output, Progress, Weight
 __all__ = ["Distiller", "Output", "Progress", "Weight", "check_hyper_parameters", "create_distiller", "register_distiller"]
 
 
-def create_distiller(name: str, student: nn.Module, teacher: nn.Module | None, **hyper_parameters: Any) -> Distiller:
+def create_distiller(name: str, student: nn.Module, teacher: nn.Module | None, /, **hyper_parameters: Any) -> Distiller:
     """The distiller registered as ``name``, such as ``create_distiller("DKD", student, teacher, beta=2.0)``.
 
-    Hyper-parameters are the keyword arguments of its class; an unknown one raises TypeError, a negative weight ConfigError.
+    Hyper-parameters are the keyword arguments of its class, of any name; an unknown one raises TypeError, a negative weight
+    ConfigError.
     """
     check_hyper_parameters(name, hyper_parameters)
     distiller: Distiller = DISTILLERS.get(name)(student, teacher, **hyper_parameters)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..distributed import gather_rows
 from ..errors import ConfigError
 from ..evaluate import eval_mode, try_images
+from ..inference import InferencePath
 from ..losses import standardize
 
 ROLES = ("task", "target", "nontarget", "kd")
@@ -90,6 +91,8 @@ class Distiller(nn.Module):
     shares: list[int] | None = None
     # What the student's forward pass computes in where that is no loss of accuracy (torch.autocast); losses are in float32.
     autocast: torch.dtype | None = None
+    # What runs in the teacher's place, where that is faster.
+    inference_path: InferencePath | None = None
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().__init__()
@@ -120,7 +123,7 @@ class Distiller(nn.Module):
         teacher = student
         if self.teacher is not None:
             with torch.no_grad():
-                teacher = _run(self.teacher, images)
+                teacher = _run(self.inference_network(), images)
         if not self._checked:
             self._check_outputs(student, teacher, labels)
         losses = self.losses(student, teacher, labels, progress)
@@ -128,6 +131,13 @@ class Distiller(nn.Module):
             self._check_losses(losses)
             self._checked = True
         return student, losses
+
+    def inference_network(self) -> nn.Module:
+        """The network that :meth:`forward` calls as the teacher: the teacher itself, or its copy made for inference."""
+        if self.inference_path is not None:
+            return self.inference_path.network()
+        assert self.teacher is not None
+        return self.teacher
 
     def whole_batch(self, rows: Tensor) -> Tensor:
         """This process's rows of a batch and all others': ``[n, ...]`` -> ``[N, ...]``; gradients reach the own ones.

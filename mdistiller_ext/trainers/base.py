@@ -11,7 +11,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -119,6 +119,7 @@ class BaseTrainer:
         logger: where records go, likewise; None is silent.
         config: the run's configuration as text, kept in its checkpoints.
         teacher_hash: of the teacher's file, kept there too.
+        plugins: SHA-256 of each plug-in file by name, likewise.
         amp: ``bf16`` runs the student's forward pass under autocast; losses, gradients and weights stay float32.
         cuda_graph: on a CUDA device and with one process, capture the step as one graph.
         merge: train streams of equal momentum as one: fewer backward passes, and the same result for parameters that all
@@ -153,6 +154,7 @@ class BaseTrainer:
         logger: RunLogger | None = None,
         config: str = "",
         teacher_hash: str | None = None,
+        plugins: Mapping[str, str] | None = None,
         merge: bool = True,
         stream_options: dict[str, Any] | None = None,
     ) -> None:
@@ -173,6 +175,7 @@ class BaseTrainer:
         self.logger = logger
         self.config = config
         self.teacher_hash = teacher_hash
+        self.plugins = dict(plugins or {})
 
         separate = self.streams(momentum, **(stream_options or {}))
         components = distiller.component_names(train_loader.image_shape)
@@ -363,8 +366,9 @@ class BaseTrainer:
         broadcast_([*self.distiller.learnable_parameters(), *self._buffers()])
         try:
             if self.distiller.teacher is not None:
-                # A teacher that loaded wrongly shows here, before hours of training.
-                self.teacher_top1 = self._evaluate(self.distiller.teacher)["top1"]
+                # A teacher that loaded wrongly shows here, before hours of training; so does a copy for inference that is
+                # wrong, as it is what training calls that is measured.
+                self.teacher_top1 = self._evaluate(self.distiller.inference_network())["top1"]
                 self._note(f"teacher: {self.teacher_top1:.2f} % top-1")
             while self.epoch < self.epochs:
                 self.run_epoch(self.epoch + 1)
@@ -618,6 +622,7 @@ class BaseTrainer:
             "seconds": self._elapsed(),
             "config": self.config,
             "teacher_hash": self.teacher_hash,
+            "plugins": self.plugins,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -631,6 +636,7 @@ class BaseTrainer:
                 self.averages.sums.add_(torch.stack(sums).sum(dim=0))
                 self.averages.count = sum(counts)
         self.seconds = self.seconds_trained = state["seconds"]
+        self.plugins = (state.get("plugins") or {}) | self.plugins
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.started
