@@ -29,7 +29,7 @@ from .upstream import OTHER_METHODS, translate
 
 _GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 # Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
-_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_hash", "merge", "stream_options"}
+_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_hash", "data", "merge", "stream_options"}
 # What the items of lists are that are empty by default.
 _ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0}
 _MOST_SETTINGS = 10_000  # of one file: a short one of nested aliases can stand for billions
@@ -100,13 +100,16 @@ def default_config() -> CfgNode:
     return CfgNode(tree)
 
 
-def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = ()) -> CfgNode:
+def load_config(
+    path: str | os.PathLike[str] | None, overrides: Sequence[Any] = (), *, only: tuple[str, ...] = ("",)
+) -> CfgNode:
     """The configuration of a yaml file, frozen. An empty EXPERIMENT.NAME becomes TAG and the overrides, as in mdistiller.
 
     Args:
         path: yaml file, or None for the defaults; a ``_BASE_`` key names files that it builds on, looked for beside it, then
             in the working directory.
         overrides: ``["SOLVER.LR", 0.1, ...]``, over the file; values may be text as on a command line.
+        only: beginnings of the settings to take from the file, such as ``("DATASET.",)``; all by default.
 
     Raises ConfigError for a missing or unreadable file or a value of the wrong type, UnknownNameError for an unknown key or
     name; both say the nearest known one.
@@ -115,7 +118,7 @@ def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = 
     if path is not None:
         if not str(path):
             raise ConfigError("the name of the config file is empty")
-        _merge_file(config, Path(path), itertools.count())
+        _merge_file(config, Path(path), itertools.count(), only)
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs, KEY VALUE; '{overrides[-1]}' has no partner")
     known = _flat(config)
@@ -200,7 +203,9 @@ def _arguments(node: CfgNode, function: Any, spelling: dict[str, str]) -> dict[s
 # ---- reading and merging ------------------------------------------------------------------------------------------
 
 
-def _merge_file(config: CfgNode, path: Path, count: Iterator[int], children: tuple[Path, ...] = ()) -> None:
+def _merge_file(
+    config: CfgNode, path: Path, count: Iterator[int], only: tuple[str, ...], children: tuple[Path, ...] = ()
+) -> None:
     """Put a yaml file's settings into the tree, after those of the files that its ``_BASE_`` names; ``count`` counts these."""
     # os.path's questions have an answer for any text, also for one that cannot be a name.
     if os.path.isdir(path):
@@ -225,9 +230,11 @@ def _merge_file(config: CfgNode, path: Path, count: Iterator[int], children: tup
             raise ConfigError(f"_BASE_ in {path} is empty")
         beside, here = path.parent / base, Path(base)
         chosen = here if os.path.isfile(here) and not os.path.isfile(beside) else beside
-        _merge_file(config, chosen, count, (*children, path.resolve()))
+        _merge_file(config, chosen, count, only, (*children, path.resolve()))
     # Neither do upstream's files build on others, nor do they have our keys, such as every run's own config.yaml has.
-    _merge_settings(config, settings, where=str(path), whole_file=not bases and "EXPERIMENT.SEED" not in settings)
+    whole_file = not bases and "EXPERIMENT.SEED" not in settings
+    settings = {name: value for name, value in settings.items() if name.startswith(only)}
+    _merge_settings(config, settings, where=str(path), whole_file=whole_file)
 
 
 class _Loader(yaml.SafeLoader):
