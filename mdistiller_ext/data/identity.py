@@ -79,7 +79,11 @@ class DataIdentity:
             [name for name in names if name not in others]
             for names, others in ((self.classes, set(now.classes)), (now.classes, set(self.classes)))
         )
-        phrases = [f"{what} {listing(names)}" for what, names in (("missing classes", missing), ("new classes", new)) if names]
+        phrases = [
+            f"{what} {listing(names, limit=80)}"
+            for what, names in (("missing classes", missing), ("new classes", new))
+            if names
+        ]
         return phrases or ["the same classes in another order"]
 
     def split_changes(self, now: DataIdentity, part: str) -> list[str]:
