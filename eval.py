@@ -8,14 +8,15 @@ python eval.py -m resnet20 -c pretrain -d glyphs                     # a teacher
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 
 import torch
 
-from mdistiller_ext.build import build_loaders, build_model, choose_device, load_plugin, load_weights, teacher_path
+from mdistiller_ext.build import build_model, build_test_loader, choose_device, load_plugin, load_weights, teacher_path
 from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import first_on_this_machine, group, rank
-from mdistiller_ext.errors import ConfigError, MissingFileError, Parser, run_command
+from mdistiller_ext.errors import ConfigError, MissingFileError, Note, Parser, run_command
 from mdistiller_ext.evaluate import evaluate, try_images
 from mdistiller_ext.models import check_model_name
 
@@ -36,6 +37,8 @@ def main() -> None:
     for plugin in arguments.plugin:
         load_plugin(plugin)
     weights = Path(arguments.ckpt)
+    if arguments.ckpt != "pretrain" and not weights.exists():
+        raise MissingFileError(f"checkpoint not found: {weights.absolute()}")
     run_config = (weights if weights.is_dir() else weights.parent) / "config.yaml"
     of_run = arguments.ckpt != "pretrain" and run_config.is_file()
     settings = list(arguments.opts)
@@ -43,7 +46,8 @@ def main() -> None:
         settings += ["DATASET.TYPE", arguments.dataset]
     if arguments.batch_size is not None:
         settings += ["DATASET.TEST.BATCH_SIZE", arguments.batch_size]
-    config = load_config(run_config if of_run else None, settings)
+    # What the student was trained by is of no matter here, and its method may be one whose plugin was not named.
+    config = load_config(run_config if of_run else None, settings, only=("DATASET.", "DISTILLER.STUDENT", "SOLVER.DEVICE"))
     dataset = config.DATASET.TYPE
     name = arguments.model or (config.DISTILLER.STUDENT if of_run else None)
     if name is None:
@@ -51,18 +55,19 @@ def main() -> None:
     check_model_name(name, dataset)
     if arguments.ckpt == "pretrain":
         weights = teacher_path(name, dataset, config.DISTILLER.TEACHER_CKPT, config.DATASET.ROOT)
-    elif not weights.exists():
-        raise MissingFileError(f"checkpoint not found: {weights.absolute()}")
 
     with group():
         device = choose_device(config.SOLVER.DEVICE)
         with first_on_this_machine():
-            _, loader = build_loaders(config, device)
+            loader = build_test_loader(config, device)
         model = build_model(name, loader, dataset=dataset)
         try_images(model, torch.zeros(2, *loader.image_shape))
-        load_weights(model, weights)
+        trained_on = load_weights(model, weights, data=loader.identity)
         result = evaluate(model.to(device), loader)
         if rank() == 0:
+            if trained_on is not None and loader.identity is not None:
+                for change in trained_on.split_changes(loader.identity, "test"):
+                    warnings.warn(f"{weights} was trained with another test set: {change}", Note, stacklevel=2)
             parameters = sum(p.numel() for p in model.parameters())
             print(f"{name} ({parameters:,} parameters) from {weights} on the {loader.num_images:,} test images of {dataset}:")
             print(f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  loss {result['loss']:.4f}")

@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 
 from . import checkpoint
 from .config import default_config, hyper_parameters, solver_arguments, stream_options
-from .data import Loader, create_loaders, mix_seeds
+from .data import DataIdentity, Loader, create_loaders, create_test_loader, mix_seeds
 from .distillers import Distiller, create_distiller
 from .distributed import first_on_this_machine, from_all, from_first, launched, local_rank, rank, world_size
 from .errors import ROOT, ConfigError, CorruptFileError, MissingFileError, UserError, from_here, listing, python_command
@@ -183,9 +183,26 @@ def pretrained_path(name: str, dataset: str, asked: str = "") -> Path:
         ) from error
 
 
-def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -> None:
-    """Weights into a network; see checkpoint.load_weights. A mismatch says which of the zoos' networks would fit."""
-    checkpoint.load_weights(model, path, other_classes=other_classes, fitting=find_architectures)
+def load_weights(
+    model: nn.Module, path: Path, *, data: DataIdentity | None = None, other_classes: bool = False
+) -> DataIdentity | None:
+    """Weights into a network (see checkpoint.load_weights); returns the identity of the data that they were trained on.
+
+    That is None for files that do not say. A mismatch says which of the zoos' networks would fit.
+
+    Args:
+        data: what the network is to classify. Raises ConfigError for weights that were trained on other classes.
+    """
+    content = checkpoint.load(_weights_file(path))
+    trained_on = DataIdentity.from_plain(dict.get(content, "data")) if isinstance(content, dict) else None
+    changes = trained_on.class_changes(data) if trained_on is not None and data is not None else []
+    if changes:
+        raise ConfigError(
+            f"{path} was trained on other classes than the data have ({'; '.join(changes)}), so labels would not match: "
+            "choose the data that it was trained on (DATASET.TYPE, DATASET.ROOT), or another checkpoint"
+        )
+    checkpoint.load_weights(model, path, content=content, other_classes=other_classes, fitting=find_architectures)
+    return trained_on
 
 
 def _training_command(name: str, dataset: str, root: str = "", *, augmented: bool = False) -> str:
@@ -226,28 +243,40 @@ def _in_project(path: Path) -> Path:
 
 def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader]:
     """Training and test loader as configured."""
-    data = config.DATASET
     return create_loaders(
-        data.TYPE,
-        root=data.ROOT,
+        config.DATASET.TYPE,
         batch_size=config.SOLVER.BATCH_SIZE,
-        test_batch_size=data.TEST.BATCH_SIZE,
-        limit=data.LIMIT,
-        drop_last=data.DROP_LAST,
+        test_batch_size=config.DATASET.TEST.BATCH_SIZE,
+        drop_last=config.DATASET.DROP_LAST,
         seed=config.EXPERIMENT.SEED,
-        device=device,
-        data_device=None if data.DEVICE == "auto" else choose_device(data.DEVICE),
-        num_workers=data.NUM_WORKERS,
-        on_error=data.ON_ERROR,
-        num_classes=data.NUM_CLASSES,
-        image_size=data.IMAGE_SIZE,
-        mean=data.MEAN,
-        std=data.STD,
-        strong=data.STRONG,
-        test_fraction=data.TEST_FRACTION,
-        rank=rank(),
-        world_size=world_size(),
+        **_data_options(config, device),
     )
+
+
+def build_test_loader(config: CfgNode, device: torch.device) -> Loader:
+    """Test loader as configured, without reading the training images."""
+    return create_test_loader(config.DATASET.TYPE, batch_size=config.DATASET.TEST.BATCH_SIZE, **_data_options(config, device))
+
+
+def _data_options(config: CfgNode, device: torch.device) -> dict[str, Any]:
+    """The arguments that both loaders of a data set share."""
+    data = config.DATASET
+    return {
+        "root": data.ROOT,
+        "limit": data.LIMIT,
+        "device": device,
+        "data_device": None if data.DEVICE == "auto" else choose_device(data.DEVICE),
+        "num_workers": data.NUM_WORKERS,
+        "on_error": data.ON_ERROR,
+        "num_classes": data.NUM_CLASSES,
+        "image_size": data.IMAGE_SIZE,
+        "mean": data.MEAN,
+        "std": data.STD,
+        "strong": data.STRONG,
+        "test_fraction": data.TEST_FRACTION,
+        "rank": rank(),
+        "world_size": world_size(),
+    }
 
 
 def build_model(name: str, loader: Loader, *, dataset: str, init: str = "default") -> nn.Module:
@@ -340,9 +369,11 @@ def build_trainer(
         if resume is not True:
             student_weights = student_path(settings.STUDENT, dataset, settings.STUDENT_CKPT)
         train_loader, test_loader = build_loaders(config, device)
+    data = train_loader.identity
+    assert data is not None
     plugins = plugins or {}
     plugin_hashes = {name: hashlib.sha256(source).hexdigest() for name, source in plugins.items()}
-    _check_same_everywhere(config, teacher_hash, plugin_hashes, (train_loader.num_images, test_loader.num_images))
+    _check_same_everywhere(config, teacher_hash, plugin_hashes, data)
     seed_generators(seed)
     student = build_model(settings.STUDENT, train_loader, dataset=dataset, init=settings.STUDENT_INIT)
     teacher = None
@@ -351,7 +382,7 @@ def build_trainer(
     student = _place(_synchronise(student, device) if config.SOLVER.SYNC_BN else student, device, config)
     if teacher_weights is not None:
         teacher = build_model(settings.TEACHER, train_loader, dataset=dataset)
-        load_weights(teacher, teacher_weights)
+        load_weights(teacher, teacher_weights, data=data)
         teacher = _place(teacher, device, config)
     hooks = () if teacher is None else forward_hooks(teacher.named_modules())  # before the method adds its own
     distiller = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE)).to(device)
@@ -367,6 +398,7 @@ def build_trainer(
         config=config.dump(),
         teacher_hash=teacher_hash,
         plugins=plugin_hashes,
+        data=data.plain(),
         stream_options=stream_options(config, config.SOLVER.TRAINER),
     )
     notes = _accelerate(distiller, config, train_loader, hooks)
@@ -387,6 +419,9 @@ def _open_folder(
         if rank() == 0:
             stack.callback(lock_folder(folder))
             newest = prepare_folder(folder, config, resume=resume)
+            if newest is None and trainer.data is not None and trainer.data["classes"]:
+                names = os.fsencode("".join(f"{name}\n" for name in trainer.data["classes"]))
+                checkpoint.write_atomically(folder / "classes.txt", names)
         newest = from_first(newest)
         notes = [] if newest is None else _load_state(trainer, *newest)
         if rank() == 0:
@@ -409,6 +444,13 @@ def _load_state(trainer: BaseTrainer, file: Path, state: dict[str, Any]) -> list
             f"the teacher's checkpoint is not the one that the run in {file.parent} began with (SHA-256 "
             f"{str(state['teacher_hash'])[:12]}..., now {str(trainer.teacher_hash)[:12]}...): put that back, or start a new run"
         )
+    data, began_with = DataIdentity.from_plain(trainer.data), DataIdentity.from_plain(state.get("data"))
+    changes = began_with.changes(data) if began_with is not None and data is not None else []
+    if changes:
+        raise ConfigError(
+            f"the data (DATASET.ROOT) are not those that the run in {file.parent} began with ({'; '.join(changes)}): "
+            "put those back, or start a new run"
+        )
     notes = changed_plugins(file.parent, state.get("plugins") or {}, trainer.plugins)
     try:
         trainer.load_state_dict(state)
@@ -426,16 +468,15 @@ def _load_state(trainer: BaseTrainer, file: Path, state: dict[str, Any]) -> list
     ]
 
 
-def _check_same_everywhere(config: CfgNode, teacher_hash: str | None, plugins: dict[str, str], images: tuple[int, int]) -> None:
+def _check_same_everywhere(config: CfgNode, teacher_hash: str | None, plugins: dict[str, str], data: DataIdentity) -> None:
     """Raise ConfigError unless all processes do the same job: on several machines, one may have other files or another yaml."""
-    for other, (settings, teacher, files, counts) in enumerate(from_all((config.dump(), teacher_hash, plugins, images))):
+    for other, (settings, teacher, files, theirs) in enumerate(from_all((config.dump(), teacher_hash, plugins, data))):
         problems = changed_settings(settings, config)
         if teacher != teacher_hash:
             problems.append("another checkpoint of the teacher")
         if files != plugins:
             problems.append("other plug-ins")
-        if counts != images:
-            problems.append(f"{counts[0]} training and {counts[1]} test images, here {images[0]} and {images[1]}")
+        problems += theirs.changes(data)
         if problems:
             raise ConfigError(f"process {other} has another job than process {rank()}: {listing(problems, '; ')}")
 

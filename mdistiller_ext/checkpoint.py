@@ -221,6 +221,7 @@ def load_weights(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
+    content: Any = None,
     other_classes: bool = False,
     fitting: Callable[[Mapping[str, Tensor]], list[str]] | None = None,
 ) -> list[str]:
@@ -230,6 +231,7 @@ def load_weights(
     from DataParallel or torch.compile, and the student out of upstream's ``latest`` and ``best``.
 
     Args:
+        content: of the file, where it was loaded before.
         other_classes: a classifier of another number of classes is left as it is; all else must fit.
         fitting: names the networks (``zoo/name``) that weights would fit, for the message when they do not fit this one.
 
@@ -238,7 +240,7 @@ def load_weights(
     path = Path(path)
     if path.is_dir():
         path = path / "student_best"
-    saved, own = _weights(path, load(path)), model.state_dict()
+    saved, own = _weights(path, load(path) if content is None else content), model.state_dict()
     state = _unwrap(saved, own)
     _check_numbers(path, state, own)
     if state.keys() == saved.keys():

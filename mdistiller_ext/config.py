@@ -32,7 +32,8 @@ from .upstream import OTHER_METHODS, translate
 
 _GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 # Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
-_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "teacher_hash", "plugins", "merge", "stream_options"}
+_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "merge", "stream_options"}
+_NOT_SETTINGS |= {"teacher_hash", "plugins", "data"}
 # What the items of lists are that are empty by default.
 _ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0, "SOLVER.NO_DECAY": ""}
 _LEAST = {
@@ -114,13 +115,16 @@ def default_config() -> CfgNode:
     return CfgNode(tree)
 
 
-def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = ()) -> CfgNode:
+def load_config(
+    path: str | os.PathLike[str] | None, overrides: Sequence[Any] = (), *, only: tuple[str, ...] = ("",)
+) -> CfgNode:
     """The configuration of a yaml file, frozen. An empty EXPERIMENT.NAME becomes TAG, seed and overrides (naming.py).
 
     Args:
         path: yaml file, or None for the defaults; a ``_BASE_`` key names files that it builds on, looked for beside it, then
             in the working directory.
         overrides: ``["SOLVER.LR", 0.1, ...]``, over the file; values may be text as on a command line.
+        only: beginnings of the settings to take from the file, such as ``("DATASET.",)``; all by default.
 
     Raises ConfigError for a missing or unreadable file or a value of the wrong type, UnknownNameError for an unknown key or
     name; both say the nearest known one.
@@ -130,6 +134,7 @@ def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = 
         if not str(path):
             raise ConfigError("the name of the config file is empty")
         for file, settings, whole in _files(Path(path), itertools.count()):
+            settings = {name: value for name, value in settings.items() if name.startswith(only)}
             _merge_settings(config, settings, where=str(file), whole_file=whole)
     known, given = _flat(config), _pairs(overrides)
     # A setting that is text takes the words as they are: a TAG of 0.10 is no number.

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from .errors import ConfigError, UnknownNameError, did_you_mean
 
+OWN = "; one of your own is known once its file is named by --plugin"
+
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
@@ -71,7 +73,7 @@ class Registry:
         self._import_entries()
         if name not in self._entries:
             near = did_you_mean(name, self._entries)
-            raise UnknownNameError(f"unknown {self.kind} '{name}'{near or '.'} Known: {', '.join(self)}")
+            raise UnknownNameError(f"unknown {self.kind} '{name}'{near or '.'} Known: {', '.join(self)}{OWN}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

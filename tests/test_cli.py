@@ -35,11 +35,13 @@ from mdistiller_ext import checkpoint
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.models import create_model
+from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
 from mdistiller_ext.run_folder import run_folder
 
 MAIN_JOB = "configs/glyphs/deepkd/res20_res8.yaml"
 ALWAYS = {
     "config.yaml",
+    "classes.txt",
     "latest",
     "previous",
     "best",
@@ -140,7 +142,7 @@ def test_tensorboard_has_a_curve_for_every_component(done: tuple[Path, Finished]
 def test_the_students_file_is_upstreams(done: tuple[Path, Finished]) -> None:
     for name in ("student_best", "student_latest", "student_2"):
         state = torch.load(done[0] / name, weights_only=True)
-        assert list(state) == ["model"]
+        assert list(state) == ["model", "data"]  # of which upstream reads the first
         create_model("resnet8", dataset="glyphs").load_state_dict(state["model"], strict=True)
 
 
@@ -280,6 +282,7 @@ def test_eval_works_in_a_process_of_its_own(done: tuple[Path, Finished]) -> None
         ("-m resnet8x4 -c {file} -d glyphs", ["of another shape: ", "[16, 3, 3, 3] for [32, 3, 3, 3]"]),
         ("-m wrn_40_2 -c pretrain -d glyphs", ["no checkpoint of teacher 'wrn_40_2' for glyphs", "looked for", "train.py"]),
         ("-c {tmp}", ["which architecture?"]),
+        ("-c {tmp}/no", ["checkpoint not found: {tmp}/no"]),
         ("-m resnet8 -c {tmp} -d glyphs", ["checkpoint not found: {tmp}/student_best"]),
         ("-m resnet8 -c {file} -d glyphs -bs 0", ["DATASET.TEST.BATCH_SIZE must be at least 1, not 0"]),
         ("-m resnet8 -c {file} DATASET.LIMT 3", ["unknown setting DATASET.LIMT", "did you mean 'DATASET.LIMIT'?"]),
@@ -681,7 +684,7 @@ def test_a_mistake_is_one_line_and_leaves_no_run(tiny: list[str], tmp_path: Path
 
 def test_a_mistake_shows_no_traceback_in_a_process_of_its_own() -> None:
     assert_one_line_error(spawn_program("train.py", "SOLVER.LRR", 0.1), "did you mean 'SOLVER.LR'?")
-    assert_one_line_error(spawn_program("eval.py", "-c", "nowhere"), "-m")
+    assert_one_line_error(spawn_program("eval.py", "-c", "nowhere"), f"checkpoint not found: {ROOT / 'nowhere'}")
 
 
 @pytest.mark.filterwarnings("ignore::mdistiller_ext.errors.ConfigWarning")
@@ -765,7 +768,9 @@ def test_a_method_in_the_users_own_file_trains_resumes_and_is_evaluated(tiny: li
     assert config["MYMETHOD"] == {"CE_WEIGHT": 2.0, "WEIGHT": 0.5, "LAYERS": [3]}
     assert set(rows(folder)[0]) >= {"task/ce", "kd/mse"}
     assert run_program("train.py", "--resume", *arguments, "MYMETHOD.CE_WEIGHT", "2").status == 0
-    assert run_program("eval.py", "--plugin", plugin, "-c", folder).status == 0
+    DISTILLERS._entries.pop("MYMETHOD")  # as in a process that was not given the plugin
+    evaluated = run_program("eval.py", "-c", folder)
+    assert (evaluated.status, evaluated.err) == (0, "")
 
 
 def test_a_wrong_setting_of_ones_own_method_is_told(tiny: list[str], plugin: Path) -> None:
@@ -999,7 +1004,7 @@ class Noise(InMemoryDataset):
     augment = staticmethod(random_crop_flip)
 
     def load(self, root):
-        images = torch.randint(256, (80, 3, 32, 32)).byte()
+        images = torch.randint(256, (80, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
         return (images[:60], torch.arange(60) % 4), (images[60:], torch.arange(20) % 4)
 """
     )
@@ -1011,6 +1016,12 @@ class Noise(InMemoryDataset):
     evaluated = run_program("eval.py", "--plugin", plugin, "-c", tmp_path / "p/run")
     assert "linear (16 parameters)" in evaluated.out
     assert "20 test images of noise" in evaluated.out
+    TRAINERS._entries.pop("calm")  # as in a process that was not given the plugin
+    for registry, name, kind in ((MODELS, "cifar100/linear", "model 'linear'"), (DATASETS, "noise", "data set 'noise'")):
+        assert run_program("eval.py", "-c", tmp_path / "p/run").status == 0
+        entry = registry._entries.pop(name)
+        assert_one_line_error(run_program("eval.py", "-c", tmp_path / "p/run"), f"unknown {kind}", "--plugin")
+        registry._entries[name] = entry
 
 
 def test_the_progress_bar_tells_loss_parts_accuracy_and_speed(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -404,6 +404,10 @@ def assert_holds(root: Path, archive: Archive) -> None:
         assert np.array_equal(images.numpy(), archive.pixels[name].reshape(-1, 3, 32, 32))
         assert images.is_contiguous()
         assert labels.tolist() == archive.labels[name]
+    alone = CIFAR100()
+    for tensor, expected in zip(alone.load_test(root), (images, labels), strict=True):
+        assert torch.equal(tensor, expected)
+    assert alone.classes == [str(n) for n in range(100)]
 
 
 def test_cifar100_is_downloaded_once(tmp_path: Path, archive: Archive, serve: Callable[[Path], None]) -> None:

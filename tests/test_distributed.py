@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mdistiller_ext import build, checkpoint, fetch
 from mdistiller_ext.config import load_config
-from mdistiller_ext.data import InMemoryLoader
+from mdistiller_ext.data import DataIdentity, InMemoryLoader
+from mdistiller_ext.data.identity import SplitIdentity
 from mdistiller_ext.distillers import create_distiller
 from mdistiller_ext.distributed import Agreement, GradientExchange, gather_rows, rank, shares, sum_over_processes, world_size
 from mdistiller_ext.evaluate import evaluate
@@ -469,13 +470,16 @@ def test_torchrun_starts_processes_again_after_one_was_killed_and_they_go_on_exa
 
 
 def check_same(settings: list[str]) -> None:
-    build._check_same_everywhere(load_config(None, [*settings, "LOG.PREFIX", f"/{rank()}"]), "hash", {"m.py": "1"}, (1, 1))
-    other = load_config(None, [*settings, "SOLVER.LR", 0.1 + rank()])
-    build._check_same_everywhere(other, "hash", {"m.py": str(rank())}, (1, 1 + rank()))
+    same, other = (DataIdentity(("a",), SplitIdentity(1, sha256)) for sha256 in ("x", f"of {rank()}"))
+    config = load_config(None, [*settings, "LOG.PREFIX", f"/{rank()}"])
+    build._check_same_everywhere(config, "hash", {"m.py": "1"}, same)
+    config = load_config(None, [*settings, "SOLVER.LR", 0.1 + rank()])
+    build._check_same_everywhere(config, "hash", {"m.py": str(rank())}, other)
 
 
 def test_processes_with_different_jobs_do_not_start(processes: Processes, tiny: list[str]) -> None:
-    with pytest.raises(AssertionError, match=r"another job than process .*SOLVER.LR: .* other plug-ins; .* test images"):
+    said = r"another job than process .*SOLVER.LR: .* other plug-ins; test images 1, but not the same"
+    with pytest.raises(AssertionError, match=said):
         processes(2, check_same, tiny)
 
 

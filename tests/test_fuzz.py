@@ -33,7 +33,7 @@ from yacs.config import CfgNode
 
 from mdistiller_ext import build, checkpoint
 from mdistiller_ext.config import _flat, default_config, load_config
-from mdistiller_ext.data import create_loaders
+from mdistiller_ext.data import create_test_loader
 from mdistiller_ext.errors import ConfigError, ConfigWarning, UserError
 from mdistiller_ext.run_folder import run_folder
 
@@ -675,8 +675,8 @@ def test_train_py_starts_or_ends_in_one_line(fuzz: Fuzz, folder: Path, monkeypat
 def test_eval_py_evaluates_or_ends_in_one_line(
     fuzz: Fuzz, folder: Path, glyphs_root: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = create_loaders("glyphs", root=glyphs_root, batch_size=2, test_batch_size=2, limit=2)
-    monkeypatch.setattr(build, "build_loaders", lambda *_: few)  # the data sets are not what is tried here
+    few = create_test_loader("glyphs", root=glyphs_root, batch_size=2, limit=2)
+    monkeypatch.setattr(build, "build_test_loader", lambda *_: few)  # the data sets are not what is tried here
     whole = teacher_file.read_bytes()
     (folder / "cut").write_bytes(whole[:999])
     (folder / "flipped").write_bytes(whole[:5000] + b"\xff" + whole[5001:])

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mdistiller_ext.data import ImageFolderDataset, WorkerLoader, create_loaders, dataset_entry
+from mdistiller_ext.data import ImageFolderDataset, WorkerLoader, create_loaders, create_test_loader, dataset_entry
 from mdistiller_ext.data.augment import STRONG
 from mdistiller_ext.data.base import Samples, check_samples
 from mdistiller_ext.data.image_files import read_image
@@ -554,6 +555,9 @@ def test_tiny_imagenet_at_224(tmp_path: Path) -> None:
     assert (train.num_classes, train.image_shape, dataset_entry("tiny-imagenet").zoo) == (200, (3, 224, 224), "imagenet")
     assert files_of(test) == ["images/val_199.JPEG", "images/val_198.JPEG", "images/val_197.JPEG"]
     assert train.labels.tolist() == test.labels.tolist() == [0, 1, 2]
+    shutil.rmtree(folder / "train")
+    alone = create_test_loader("tiny-imagenet", root=tmp_path, batch_size=4, num_workers=0, limit=3)
+    assert (files_of(alone), alone.image_shape) == (files_of(test), (3, 224, 224))  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------------------------------------- create_loaders

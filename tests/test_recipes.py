@@ -17,6 +17,8 @@ from torch import nn
 
 from mdistiller_ext import build
 from mdistiller_ext.config import load_config
+from mdistiller_ext.data import DataIdentity
+from mdistiller_ext.data.identity import SplitIdentity
 from mdistiller_ext.models import check_model_name, create_model
 from mdistiller_ext.published import method_name, published_for, published_results, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS
@@ -31,6 +33,8 @@ FOLDERS = {
     ("KD", "deepkd"): "deepkd_kd",
     ("DKD", "deepkd"): "deepkd_dkd",
 }
+
+DATA = DataIdentity(None, SplitIdentity(640, ""))
 
 
 _DIST_PAIRS = ("res56_res20", "res32x4_res8x4", "res32x4_shuv1", "res32x4_shuv2", "res50_mv2", "wrn40_2_wrn_40_1")
@@ -53,7 +57,7 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def loaders(config: Any, device: torch.device) -> tuple[Any, Any]:
         dataset = DATASETS.get(config.DATASET.TYPE)
-        loader = SimpleNamespace(num_images=640, image_shape=(3, 32, 32), num_classes=dataset.num_classes or 7)
+        loader = SimpleNamespace(num_images=640, image_shape=(3, 32, 32), num_classes=dataset.num_classes or 7, identity=DATA)
         loader = type("Loader", (SimpleNamespace,), {"__len__": lambda self: 10})(**vars(loader))
         return loader, loader
 

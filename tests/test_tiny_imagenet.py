@@ -117,9 +117,12 @@ def test_val_sorted_into_classes_is_the_same_data(
     own: Path, inner: str, splits: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 ) -> None:
     sort_val(own, inner)
-    images, labels = TinyImageNet().load(own.parent)[1]
+    shutil.rmtree(own / "train")
+    data = TinyImageNet()
+    images, labels = data.load_test(own.parent)
     assert torch.equal(images, splits[1][0])
     assert torch.equal(labels, splits[1][1])
+    assert data.classes == WNIDS
 
 
 def test_the_root_may_be_the_folder_itself_and_train_without_inner_folders(stock: Path, own: Path) -> None:

@@ -1,45 +1,40 @@
 """Data sets and the loaders that serve them, by name: drawn here, downloaded, or your own.
 
-``create_loaders`` is the door. Small images are kept in memory: bytes on the training device, no worker processes. Large
-ones stay files that worker processes read. This room knows nothing of configuration, models or training.
+``create_loaders`` is the door, or ``create_test_loader`` where nothing is trained. Small images are kept in memory: bytes on
+the training device, no worker processes. Large ones stay files that worker processes read. This room knows nothing of
+configuration, models or training.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 
-from ..errors import ConfigError, ConfigWarning
+from ..errors import ConfigError
 from ..registry import DATASETS, register_dataset
 from .augment import Augment, random_crop, random_crop_flip, strong_augment
-from .base import (
-    Dataset,
-    ImageFolderDataset,
-    InMemoryDataset,
-    Samples,
-    Split,
-    balanced_choice,
-    check_samples,
-    check_split,
-)
+from .base import Dataset, ImageFolderDataset, InMemoryDataset
+from .identity import DataIdentity
 from .image_transforms import evaluation_transform, training_transform
 from .loader import InMemoryLoader, mix_seeds
+from .reading import list_samples, load_splits
 from .worker_loader import OnError, WorkerLoader, check_on_error
 
 __all__ = [
+    "DataIdentity",
     "ImageFolderDataset",
     "InMemoryDataset",
     "InMemoryLoader",
     "Loader",
     "WorkerLoader",
     "create_loaders",
+    "create_test_loader",
     "dataset_entry",
     "mix_seeds",
     "random_crop",
@@ -104,6 +99,58 @@ def create_loaders(
 
     Raises UnknownNameError, ConfigError, MissingFileError or CorruptFileError.
     """
+    train, test = _sources(
+        name,
+        ("train", "test"),
+        root=root,
+        limit=limit,
+        device=device,
+        data_device=data_device,
+        num_workers=num_workers,
+        on_error=on_error,
+        num_classes=num_classes,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        strong=strong,
+        test_fraction=test_fraction,
+        rank=rank,
+        world_size=world_size,
+    )
+    return train(batch_size=batch_size, shuffle=True, drop_last=drop_last, seed=seed), test(batch_size=test_batch_size)
+
+
+def create_test_loader(name: str, *, batch_size: int, **options: Any) -> Loader:
+    """The test loader of `create_loaders` alone. Training images are read or listed only where they tell the test split.
+
+    Args:
+        batch_size: of whole batches, of all processes.
+        options: of `create_loaders`, but for ``seed`` and ``drop_last``.
+    """
+    (test,) = _sources(name, ("test",), **options)
+    return test(batch_size=batch_size)
+
+
+def _sources(
+    name: str,
+    parts: tuple[str, ...],
+    *,
+    root: str | Path = "./data",
+    limit: int = 0,
+    device: str | torch.device = "cpu",
+    data_device: str | torch.device | None = None,
+    num_workers: int = 2,
+    on_error: OnError = "stop",
+    num_classes: int = 0,
+    image_size: int = 0,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    strong: Sequence[str] = (),
+    test_fraction: float = 0.2,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[Callable[..., Loader]]:
+    """For each split of ``parts``, its loader but for batch size and order. Arguments and errors are `create_loaders`'s."""
     dataset = dataset_entry(name)
     if limit < 0:
         raise ConfigError(f"the limit of images must be 0 (all) or more, got {limit}")
@@ -125,91 +172,52 @@ def create_loaders(
     # What is built from names comes before the files are read: a name may be wrong, and reading takes a while.
     if issubclass(dataset, InMemoryDataset):
         augment = _both(dataset.augment, strong_augment(strong)) if strong else dataset.augment
-        train_split, test_split = _load(dataset, name, root, limit, num_classes, image_size)
-        in_memory = functools.partial(
-            InMemoryLoader,
-            num_classes=dataset.num_classes,
-            mean=mean,
-            std=std,
-            device=device,
-            rank=rank,
-            world_size=world_size,
+        splits, identity = load_splits(
+            dataset, name=name, parts=parts, root=root, limit=limit, num_classes=num_classes, image_size=image_size
         )
         keep_on = device if data_device is None else data_device
-        (images, labels), (test_images, test_labels) = [(x.to(keep_on), y.to(keep_on)) for x, y in (train_split, test_split)]
-        return (
-            in_memory(images, labels, batch_size=batch_size, augment=augment, shuffle=True, drop_last=drop_last, seed=seed),
-            in_memory(test_images, test_labels, batch_size=test_batch_size),
-        )
+        return [
+            functools.partial(
+                InMemoryLoader,
+                images.to(keep_on),
+                labels.to(keep_on),
+                augment=augment if part == "train" else None,
+                num_classes=dataset.num_classes,
+                mean=mean,
+                std=std,
+                device=device,
+                rank=rank,
+                world_size=world_size,
+                identity=identity,
+            )
+            for part, (images, labels) in splits.items()
+        ]
     if not issubclass(dataset, ImageFolderDataset):
         raise ConfigError(f"data set '{name}' derives neither from InMemoryDataset nor from ImageFolderDataset")
     num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     size = image_size or dataset.image_size
-    training, testing = training_transform(size, strong), evaluation_transform(size)
-    train_samples, test_samples, count = _list(dataset, name, root, limit, num_classes, test_fraction)
-    from_files = functools.partial(
-        WorkerLoader,
-        image_size=size,
-        num_classes=count,
-        mean=mean,
-        std=std,
-        num_workers=num_workers,
-        on_error=on_error,
-        device=device,
-        rank=rank,
-        world_size=world_size,
+    transforms = {"train": training_transform(size, strong), "test": evaluation_transform(size)}
+    samples, count, identity = list_samples(
+        dataset, name=name, parts=parts, root=root, limit=limit, num_classes=num_classes, test_fraction=test_fraction
     )
-    return (
-        from_files(train_samples, training, batch_size=batch_size, shuffle=True, drop_last=drop_last, seed=seed),
-        from_files(test_samples, testing, batch_size=test_batch_size),
-    )
-
-
-def _load(
-    dataset: type[InMemoryDataset], name: str, root: Path, limit: int, num_classes: int, image_size: int
-) -> tuple[Split, Split]:
-    """Both splits of a data set in memory, checked and cut down to ``limit``."""
-    if num_classes not in (0, dataset.num_classes):
-        raise ConfigError(f"data set '{name}' has {dataset.num_classes} classes, not {num_classes}")
-    train, test = dataset().load(root)
-    for (images, labels), part in ((train, "train"), (test, "test")):
-        check_split((images, labels), dataset.num_classes, f"data set '{name}' ({part})")
-        if image_size and images.shape[2:] != (image_size, image_size):
-            height, width = images.shape[2:]
-            raise ConfigError(
-                f"data set '{name}' has images of {height}x{width} pixels and is kept in memory, so they cannot be brought "
-                f"to {image_size}x{image_size}; only image files can"
-            )
-    if not limit:
-        return train, test
-    kept, test_kept = balanced_choice(train[1], limit), balanced_choice(test[1], limit)
-    return (train[0][kept], train[1][kept]), (test[0][test_kept], test[1][test_kept])
-
-
-def _list(
-    dataset: type[ImageFolderDataset], name: str, root: Path, limit: int, num_classes: int, test_fraction: float
-) -> tuple[Samples, Samples, int]:
-    """Training samples, test samples and number of classes of a data set of image files, checked and cut down to ``limit``."""
-    train, test, classes = dataset().samples(root, test_fraction)
-    found, expected = len(classes), num_classes or dataset.num_classes or len(classes)
-    if found > expected or (num_classes and found != expected):
-        remedy = "" if num_classes else f"; if that is meant, give num_classes={found} (DATASET.NUM_CLASSES)"
-        raise ConfigError(f"data set '{name}' in {root.absolute()} has {found} classes, not {expected}{remedy}")
-    if found < expected:
-        warnings.warn(
-            f"data set '{name}' in {root.absolute()} has {found} of {expected} classes: they are numbered in the order of "
-            f"their names, and networks keep {expected} outputs; DATASET.NUM_CLASSES {found} gives them {found}",
-            ConfigWarning,
-            stacklevel=3,
+    return [
+        functools.partial(
+            WorkerLoader,
+            samples[part],
+            transforms[part],
+            image_size=size,
+            num_classes=count,
+            mean=mean,
+            std=std,
+            num_workers=num_workers,
+            on_error=on_error,
+            device=device,
+            rank=rank,
+            world_size=world_size,
+            identity=identity,
         )
-    for samples, part in ((train, "train"), (test, "test")):
-        check_samples(samples, found, f"data set '{name}' ({part})")
-    if limit:
-        train, test = (
-            [samples[i] for i in balanced_choice(torch.tensor([label for _, label in samples]), limit).tolist()]
-            for samples in (train, test)
-        )
-    return train, test, expected
+        for part in parts
+    ]
 
 
 def _are_three_numbers(values: Any) -> TypeGuard[Sequence[float]]:

@@ -16,6 +16,7 @@ Images too many for memory stay files: derive from `ImageFolderDataset` and writ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -54,10 +55,15 @@ class Dataset:
 
 
 class InMemoryDataset(Dataset):
-    """Base of data sets small enough to hold as bytes in memory. Their number of classes is known beforehand."""
+    """Base of data sets small enough to hold as bytes in memory. Their number of classes is known beforehand.
+
+    Attributes:
+        classes: names of the classes, label by label, which ``load`` and ``load_test`` may set; None leaves them unknown.
+    """
 
     zoo: ClassVar[str] = "cifar100"
     num_classes: ClassVar[int]
+    classes: Sequence[str] | None = None
 
     @staticmethod
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -70,6 +76,10 @@ class InMemoryDataset(Dataset):
         Raises MissingFileError or CorruptFileError.
         """
         raise NotImplementedError
+
+    def load_test(self, root: Path) -> Split:
+        """The test split alone; override it where that reads less."""
+        return self.load(root)[1]
 
 
 class ImageFolderDataset(Dataset):
@@ -94,6 +104,11 @@ class ImageFolderDataset(Dataset):
         Raises MissingFileError or CorruptFileError.
         """
         raise NotImplementedError
+
+    def test_samples(self, root: Path, test_fraction: float) -> tuple[Samples, list[str]]:
+        """Test samples and the names of the classes alone; override it where that lists less."""
+        _, test, classes = self.samples(root, test_fraction)
+        return test, classes
 
 
 def check_split(split: Split, num_classes: int, where: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -35,6 +34,17 @@ class CIFAR100(InMemoryDataset):
 
     def load(self, root: Path) -> tuple[Split, Split]:
         """Both splits from ``root/cifar-100-python``, downloaded (169 MB) if that is missing."""
+        self._fetch(root)
+        return self._read(root, train=True), self._read(root, train=False)
+
+    def load_test(self, root: Path) -> Split:
+        """The test split; all of the archive is fetched and checked."""
+        self._fetch(root)
+        return self._read(root, train=False)
+
+    @staticmethod
+    def _fetch(root: Path) -> None:
+        """Download what is missing. Raises MissingFileError or, for files that are not the archive's, CorruptFileError."""
         from torchvision import datasets  # slow to import
 
         files = datasets.CIFAR100.train_list + datasets.CIFAR100.test_list
@@ -47,8 +57,14 @@ class CIFAR100(InMemoryDataset):
                     f"{(folder / name).absolute()} is damaged (its MD5 sum is not {md5}); "
                     "delete it and start again: it is fetched anew"
                 )
-        train, test = (_tensors(datasets.CIFAR100(root, train=train)) for train in (True, False))
-        return train, test
+
+    def _read(self, root: Path, *, train: bool) -> Split:
+        """A split as torchvision reads it, with pixels in a numpy array ``[N, 32, 32, 3]``."""
+        from torchvision import datasets
+
+        dataset = datasets.CIFAR100(root, train=train)
+        self.classes = dataset.classes
+        return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)
 
 
 def _download(root: Path, files: list[Path]) -> None:
@@ -66,8 +82,3 @@ def _download(root: Path, files: list[Path]) -> None:
             f"CIFAR-100 is not in {(root / FOLDER).absolute()}: {error} (an archive put there is unpacked at the "
             f"next start; {python_command('mdistiller_ext.download', 'cifar100')} takes a mirror's address by --url)"
         ) from error
-
-
-def _tensors(dataset: Any) -> Split:
-    """Images and labels of torchvision's data set, whose pixels are a numpy array ``[N, 32, 32, 3]``."""
-    return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)

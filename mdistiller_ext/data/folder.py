@@ -7,9 +7,10 @@ from pathlib import Path
 from ..errors import ConfigError, MissingFileError
 from ..registry import register_dataset
 from .base import ImageFolderDataset, Samples
-from .layouts import CUB200, DTD, FOOD101, is_single_tree, read_single_tree, read_split_folders
+from .layouts import CUB200, DTD, FOOD101, is_single_tree, read_single_tree, read_split_folders, read_test_folder
 
 _TEST_FOLDERS = ("val", "test", "valid")  # in the order of preference: a test/ beside a val/ often has no labels
+_SORT_HINT = "one folder per class"
 _ARCHIVES = (CUB200, FOOD101, DTD)
 _CALTECH256 = "256_ObjectCategories"
 
@@ -24,9 +25,8 @@ class Folder(ImageFolderDataset):
             raise MissingFileError(f"{root.absolute()} is not a folder; point DATASET.ROOT at one that holds {_understood()}")
         train = root / "train"
         if train.is_dir():
-            for test in (root / name for name in _TEST_FOLDERS):
-                if test.is_dir():
-                    return read_split_folders(train, test, "one folder per class")
+            if (test := _test_folder(root)) is not None:
+                return read_split_folders(train, test, _SORT_HINT)
             raise MissingFileError(
                 f"{root.absolute()} has train/ and no val/, test/ or valid/ beside it. "
                 f"To hold out a share of every class for the test, point DATASET.ROOT at {train.absolute()}"
@@ -45,6 +45,17 @@ class Folder(ImageFolderDataset):
         raise MissingFileError(
             f"the files in {root.absolute()} are laid out in no way that is understood. DATASET.ROOT must hold {_understood()}"
         )
+
+    def test_samples(self, root: Path, test_fraction: float) -> tuple[Samples, list[str]]:
+        """Of files that come with a split the test folder alone, which ``train/`` need not be beside."""
+        test = _test_folder(root)
+        if test is not None and ((root / "train").is_dir() or not is_single_tree(root)):
+            return read_test_folder(test, _SORT_HINT)
+        return super().test_samples(root, test_fraction)
+
+
+def _test_folder(root: Path) -> Path | None:
+    return next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
 
 
 def _understood() -> str:

@@ -50,6 +50,7 @@ class Glyphs(InMemoryDataset):
     The augmentation is a crop and no flip: mirrored, b is d and p is q.
     """
 
+    classes = CHARACTERS
     num_classes = len(CHARACTERS)
     mean = (0.4943, 0.4960, 0.4959)
     std = (0.2930, 0.2928, 0.2921)
@@ -58,7 +59,11 @@ class Glyphs(InMemoryDataset):
 
     def load(self, root: Path) -> tuple[Split, Split]:
         """Both splits, from the cache or newly drawn."""
-        return _cached(root, count=10_000, seed=0), _cached(root, count=2_000, seed=1)
+        return _cached(root, count=10_000, seed=0), self.load_test(root)
+
+    def load_test(self, root: Path) -> Split:
+        """The test split, from the cache or newly drawn."""
+        return _cached(root, count=2_000, seed=1)
 
 
 def draw_glyphs(count: int, seed: int) -> Split:

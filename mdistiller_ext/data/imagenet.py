@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import MissingFileError, from_here
 from ..registry import register_dataset
 from .base import ImageFolderDataset, Samples
-from .layouts import read_split_folders
+from .layouts import read_split_folders, read_test_folder
 
 _VALPREP = "https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/valprep.sh"
 
@@ -20,16 +20,29 @@ class ImageNet(ImageFolderDataset):
 
     def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
         """Both splits, as the folders have them."""
-        for folder in (root / "imagenet", root):
-            if (folder / "train").is_dir():
-                break
-        else:
-            raise MissingFileError(
-                f"ImageNet is not there: looked for a folder train/ in {(root / 'imagenet').absolute()} and {root.absolute()}. "
-                "Get ILSVRC2012 from https://image-net.org and lay it out as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, "
-                "or point DATASET.ROOT at it"
-            )
-        if not (folder / "val").is_dir():
-            raise MissingFileError(f"{(folder / 'val').absolute()} is missing, ImageNet's 50,000 validation images")
-        hint = f"cd {from_here(folder / 'val')} && curl -L {_VALPREP} | bash"
-        return read_split_folders(folder / "train", folder / "val", hint)
+        train = _find(root, "train")
+        val = train.with_name("val")
+        if not val.is_dir():
+            raise MissingFileError(f"{val.absolute()} is missing, ImageNet's 50,000 validation images")
+        return read_split_folders(train, val, _sort_hint(val))
+
+    def test_samples(self, root: Path, test_fraction: float) -> tuple[Samples, list[str]]:
+        """The validation images; the training images need not be there."""
+        val = _find(root, "val")
+        return read_test_folder(val, _sort_hint(val))
+
+
+def _find(root: Path, part: str) -> Path:
+    """The folder ``part`` of ImageNet. Raises MissingFileError."""
+    for folder in (root / "imagenet" / part, root / part):
+        if folder.is_dir():
+            return folder
+    raise MissingFileError(
+        f"ImageNet is not there: looked for a folder {part}/ in {(root / 'imagenet').absolute()} and {root.absolute()}. "
+        "Get ILSVRC2012 from https://image-net.org and lay it out as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, "
+        "or point DATASET.ROOT at it"
+    )
+
+
+def _sort_hint(val: Path) -> str:
+    return f"cd {from_here(val)} && curl -L {_VALPREP} | bash"

@@ -16,6 +16,9 @@ from pathlib import Path
 from ..errors import CorruptFileError, MissingFileError
 from .base import Samples
 
+TestFound = tuple[Samples, list[str]]
+"""Test samples and the names of the classes, label by label"""
+
 Found = tuple[Samples, Samples, list[str]]
 """Training samples, test samples and the names of the classes, label by label"""
 
@@ -33,14 +36,7 @@ def read_split_folders(train: Path, test: Path, sort_hint: str) -> Found:
 
     Raises MissingFileError if class folders or images are missing, CorruptFileError if the two trees differ in classes.
     """
-    classes, test_classes = class_folders(train), class_folders(test)
-    if not classes:
-        raise MissingFileError(f"{train.absolute()} has no class folders (it must hold <class>/<image>)")
-    if not test_classes and (flat := images_in(test)):
-        raise MissingFileError(
-            f"{test.absolute()} holds {len(flat)} images and no class folders, so nothing tells their classes. "
-            f"Sort them into folders named as those of {train.name}/: {sort_hint}"
-        )
+    classes, test_classes = _class_folders(train), _test_class_folders(test, sort_hint)
     if test_classes != classes:
         only_train, only_test = sorted(set(classes) - set(test_classes)), sorted(set(test_classes) - set(classes))
         differences = [
@@ -51,6 +47,12 @@ def read_split_folders(train: Path, test: Path, sort_hint: str) -> Found:
             f"are not the same: {'; '.join(differences)}"
         )
     return _samples_below(train, classes), _samples_below(test, classes), classes
+
+
+def read_test_folder(test: Path, sort_hint: str) -> TestFound:
+    """The test tree of `read_split_folders` alone: its class folders are all classes."""
+    classes = _test_class_folders(test, sort_hint)
+    return _samples_below(test, classes), classes
 
 
 def read_single_tree(folder: Path, test_fraction: float) -> Found:
@@ -78,6 +80,21 @@ def read_single_tree(folder: Path, test_fraction: float) -> Found:
             f"every class folder in {folder.absolute()} holds one image; each class needs 2 images, one of them for the test"
         )
     return train, test, classes
+
+
+def _class_folders(tree: Path) -> list[str]:
+    if classes := class_folders(tree):
+        return classes
+    raise MissingFileError(f"{tree.absolute()} has no class folders (it must hold <class>/<image>)")
+
+
+def _test_class_folders(test: Path, sort_hint: str) -> list[str]:
+    if not class_folders(test) and (flat := images_in(test)):
+        raise MissingFileError(
+            f"{test.absolute()} holds {len(flat)} images and no class folders, so nothing tells their classes. "
+            f"Sort them into folders named as those of train/: {sort_hint}"
+        )
+    return _class_folders(test)
 
 
 def is_single_tree(folder: Path) -> bool:

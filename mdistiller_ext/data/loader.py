@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .augment import Augment
+from .identity import DataIdentity
 
 _GATHERED = 1024  # images brought together at a time: 3 MB of 32x32
 
@@ -38,6 +39,7 @@ class InMemoryLoader:
         device: where batches go, the images' own by default.
         num_classes: how many there are, of which a few may have no image here; by default the largest label and 1.
         rank, world_size: which process this is, of how many: it takes rows ``rank``, ``rank + world_size`` ... of a batch.
+        identity: of the data set, whose test and training loader share it.
 
     Raises ConfigError if ``batch_size`` is not positive, or with ``drop_last`` no batch is left.
     """
@@ -58,6 +60,7 @@ class InMemoryLoader:
         num_classes: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        identity: DataIdentity | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
@@ -68,6 +71,7 @@ class InMemoryLoader:
         self.augment = augment
         self.shuffle = shuffle
         self.seed = seed
+        self.identity = identity
         self.num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
         self.rows = slice(rank, None, world_size)
         self.epoch = 0

@@ -20,7 +20,7 @@ from ..registry import register_dataset
 from .augment import random_rotate_flip
 from .base import InMemoryDataset, Samples, Split
 from .image_files import read_image
-from .layouts import images_in
+from .layouts import Found, TestFound, images_in
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # of the archive
@@ -47,11 +47,16 @@ class TinyImageNet(InMemoryDataset):
 
     def load(self, root: Path) -> tuple[Split, Split]:
         """Both splits, 1.35 GB, from ``root/tiny-imagenet-200`` or ``root``; about 20 s on one core."""
-        train, val, _ = tiny_imagenet_samples(root)
+        train, val, self.classes = tiny_imagenet_samples(root)
         return _read(train, "train"), _read(val, "val")
 
+    def load_test(self, root: Path) -> Split:
+        """The validation images."""
+        val, self.classes = tiny_imagenet_test_samples(root)
+        return _read(val, "val")
 
-def tiny_imagenet_samples(root: Path) -> tuple[Samples, Samples, list[str]]:
+
+def tiny_imagenet_samples(root: Path) -> Found:
     """Training images, validation images, and the WordNet ids of the classes in the order of the labels.
 
     Labels count the sorted ids, as torchvision's ImageFolder does, so that upstream's teachers fit. Training images are in
@@ -59,6 +64,17 @@ def tiny_imagenet_samples(root: Path) -> tuple[Samples, Samples, list[str]]:
 
     Raises MissingFileError if there is no Tiny-ImageNet in ``root``, CorruptFileError if a part of it is missing.
     """
+    folder, wnids = _folder_and_classes(root)
+    return _by_class(folder / "train", wnids), _validation(folder / "val", wnids), wnids
+
+
+def tiny_imagenet_test_samples(root: Path) -> TestFound:
+    """The validation images of `tiny_imagenet_samples` and the classes."""
+    folder, wnids = _folder_and_classes(root)
+    return _validation(folder / "val", wnids), wnids
+
+
+def _folder_and_classes(root: Path) -> tuple[Path, list[str]]:
     folder = next((f for f in (root / FOLDER, root) if (f / "wnids.txt").is_file()), None)
     if folder is None:
         fetch = python_command("mdistiller_ext.download", "tiny_imagenet", "--root", from_here(root))
@@ -71,10 +87,12 @@ def tiny_imagenet_samples(root: Path) -> tuple[Samples, Samples, list[str]]:
         raise _damaged(folder / "wnids.txt", f"names {len(wnids)} classes instead of {_CLASSES}")
     if len(wnids) < _CLASSES:  # somebody's part of it
         warnings.warn(f"{folder.absolute()} has {len(wnids)} of {_CLASSES} classes", ConfigWarning, stacklevel=3)
-    train = _by_class(folder / "train", wnids)
-    sorted_already = any((folder / "val" / wnid).is_dir() for wnid in wnids)
-    val = (_by_class if sorted_already else _by_annotation)(folder / "val", wnids)
-    return train, val, wnids
+    return folder, wnids
+
+
+def _validation(folder: Path, wnids: list[str]) -> Samples:
+    sorted_already = any((folder / wnid).is_dir() for wnid in wnids)
+    return (_by_class if sorted_already else _by_annotation)(folder, wnids)
 
 
 def _by_class(folder: Path, wnids: list[str]) -> Samples:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from ..registry import register_dataset
 from .base import ImageFolderDataset, Samples
 from .layouts import CUB200, DTD, FOOD101, Layout
-from .tiny_imagenet import tiny_imagenet_samples
+from .tiny_imagenet import tiny_imagenet_samples, tiny_imagenet_test_samples
 
 
 class _Transfer(ImageFolderDataset):
@@ -65,3 +65,7 @@ class TinyImageNetAt224(_Transfer):
     def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
         """Training and validation images."""
         return tiny_imagenet_samples(root)
+
+    def test_samples(self, root: Path, test_fraction: float) -> tuple[Samples, list[str]]:
+        """The validation images."""
+        return tiny_imagenet_test_samples(root)

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import ConfigError, Note, TrainingError, UserError
 from .base import Samples
+from .identity import DataIdentity
 from .image_files import read_image
 from .image_transforms import Transform
 from .loader import images_of_an_epoch, mix_seeds, normalization
@@ -58,7 +59,7 @@ class WorkerLoader:
         mean, std: per channel, on the scale where 255 is 1.
         batch_size: of a whole batch, of all processes that train.
         drop_last: leave out a last batch that is smaller than the others.
-        rank, world_size: as in InMemoryLoader.
+        rank, world_size, identity: as in InMemoryLoader.
         num_workers: processes that read images, started by the first pass and kept until `close`; 0 reads them in this one.
         on_error: what an image does that cannot be read. ``stop`` raises. ``skip`` names it in a Note, once; with ``shuffle``
             the next readable one of ``samples`` takes its place, as it is in this epoch, so that batches keep their size; in
@@ -87,12 +88,14 @@ class WorkerLoader:
         device: str | torch.device = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        identity: DataIdentity | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
             raise ConfigError(f"num_workers must be 0 (no processes) or more, got {num_workers}")
         check_on_error(on_error)
+        self.identity = identity
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.device = torch.device(device)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, UnknownNameError, did_you_mean
-from ..registry import DATASETS, MODELS, register_model
+from ..registry import DATASETS, MODELS, OWN, register_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -102,7 +102,7 @@ def check_model_name(name: str, dataset: str) -> None:
     known = list_models(dataset)
     if name not in known:
         near = did_you_mean(name, known)
-        raise UnknownNameError(f"unknown model '{name}' for {dataset}{near or '.'} Known: {', '.join(known)}")
+        raise UnknownNameError(f"unknown model '{name}' for {dataset}{near or '.'} Known: {', '.join(known)}{OWN}")
 
 
 def list_models(dataset: str = "cifar100") -> list[str]:

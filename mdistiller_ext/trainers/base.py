@@ -120,6 +120,7 @@ class BaseTrainer:
         config: the run's configuration as text, kept in its checkpoints.
         teacher_hash: of the teacher's file, kept there too.
         plugins: SHA-256 of each plug-in file by name, likewise.
+        data: identity of the data set as plain values, kept there and in the student's files.
         amp: ``bf16`` runs the student's forward pass under autocast; losses, gradients and weights stay float32.
         cuda_graph: on a CUDA device and with one process, capture the step as one graph.
         merge: train streams of equal momentum as one: fewer backward passes, and the same result for parameters that all
@@ -155,6 +156,7 @@ class BaseTrainer:
         config: str = "",
         teacher_hash: str | None = None,
         plugins: Mapping[str, str] | None = None,
+        data: dict[str, Any] | None = None,
         merge: bool = True,
         stream_options: dict[str, Any] | None = None,
     ) -> None:
@@ -176,6 +178,7 @@ class BaseTrainer:
         self.config = config
         self.teacher_hash = teacher_hash
         self.plugins = dict(plugins or {})
+        self.data = data
 
         separate = self.streams(momentum, **(stream_options or {}))
         components = distiller.component_names(train_loader.image_shape)
@@ -582,7 +585,7 @@ class BaseTrainer:
             summary["average_top1"] = self._evaluate(averaged)["top1"]
             summary["average_epochs"] = int(self.average.n_averaged)
             if self.folder is not None:
-                checkpoint.save(self.folder / "student_average", {"model": averaged.state_dict()})
+                checkpoint.save(self.folder / "student_average", {"model": averaged.state_dict(), "data": self.data})
         if self.logger is not None:
             self.logger.finish(self.history, summary)
         return summary
@@ -591,7 +594,7 @@ class BaseTrainer:
 
     def _save_epoch(self) -> None:
         """Save the end of an epoch. ``latest`` comes last: a run killed before that repeats the epoch."""
-        state, student = self.state_dict(), {"model": self.distiller.student.state_dict()}
+        state, student = self.state_dict(), {"model": self.distiller.student.state_dict(), "data": self.data}
         self.seconds_trained = state["seconds"]
         if self.folder is None:
             return
@@ -623,6 +626,7 @@ class BaseTrainer:
             "config": self.config,
             "teacher_hash": self.teacher_hash,
             "plugins": self.plugins,
+            "data": self.data,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

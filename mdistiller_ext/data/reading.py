@@ -1,0 +1,84 @@
+"""A data set's splits and identity: read or listed, checked, and cut down to a limit."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from ..errors import ConfigError, ConfigWarning, listing
+from .base import ImageFolderDataset, InMemoryDataset, Samples, Split, balanced_choice, check_samples, check_split
+from .identity import DataIdentity, SplitIdentity
+
+
+def load_splits(
+    dataset: type[InMemoryDataset],
+    *,
+    name: str,
+    parts: tuple[str, ...],
+    root: Path,
+    limit: int,
+    num_classes: int,
+    image_size: int,
+) -> tuple[dict[str, Split], DataIdentity]:
+    """Splits of a data set in memory, checked and cut down to ``limit``, and its identity."""
+    if num_classes not in (0, dataset.num_classes):
+        raise ConfigError(f"data set '{name}' has {dataset.num_classes} classes, not {num_classes}")
+    source = dataset()
+    splits = dict(zip(parts, source.load(root) if "train" in parts else [source.load_test(root)], strict=True))
+    for part, (images, labels) in splits.items():
+        check_split((images, labels), dataset.num_classes, f"data set '{name}' ({part})")
+        if image_size and images.shape[2:] != (image_size, image_size):
+            height, width = images.shape[2:]
+            raise ConfigError(
+                f"data set '{name}' has images of {height}x{width} pixels and is kept in memory, so they cannot be brought "
+                f"to {image_size}x{image_size}; only image files can"
+            )
+    identity = DataIdentity(
+        None if source.classes is None else tuple(source.classes),
+        **{part: SplitIdentity.of_tensors(split) for part, split in splits.items()},
+    )
+    if limit:
+        for part, (images, labels) in splits.items():
+            kept = balanced_choice(labels, limit)
+            splits[part] = images[kept], labels[kept]
+    return splits, identity
+
+
+def list_samples(
+    dataset: type[ImageFolderDataset],
+    *,
+    name: str,
+    parts: tuple[str, ...],
+    root: Path,
+    limit: int,
+    num_classes: int,
+    test_fraction: float,
+) -> tuple[dict[str, Samples], int, DataIdentity]:
+    """Samples of a data set of image files, checked and cut down to ``limit``, its number of classes and its identity."""
+    *listed, classes = (dataset().samples if "train" in parts else dataset().test_samples)(root, test_fraction)
+    splits = dict(zip(parts, listed, strict=True))
+    found, expected = len(classes), num_classes or dataset.num_classes or len(classes)
+    if found > expected or (num_classes and found != expected):
+        remedy = "" if num_classes else f"; if that is meant, give num_classes={found} (DATASET.NUM_CLASSES)"
+        raise ConfigError(f"data set '{name}' in {root.absolute()} has {found} classes, not {expected}{remedy}")
+    if expected < 2:
+        raise ConfigError(
+            f"data set '{name}' in {root.absolute()} has only the class {listing(classes)}; a classifier needs two"
+        )
+    if found < expected:
+        warnings.warn(
+            f"data set '{name}' in {root.absolute()} has {found} of {expected} classes: they are numbered in the order of "
+            f"their names, and networks keep {expected} outputs; DATASET.NUM_CLASSES {found} gives them {found}",
+            ConfigWarning,
+            stacklevel=3,
+        )
+    for part, samples in splits.items():
+        check_samples(samples, found, f"data set '{name}' ({part})")
+    identity = DataIdentity(tuple(classes), **{part: SplitIdentity.of_files(samples) for part, samples in splits.items()})
+    if limit:
+        for part, samples in splits.items():
+            labels = torch.tensor([label for _, label in samples])
+            splits[part] = [samples[i] for i in balanced_choice(labels, limit).tolist()]
+    return splits, expected, identity
