@@ -53,12 +53,12 @@ def main() -> None:
     if name is None:
         raise ConfigError("which architecture? Name it with -m, such as -m resnet8x4; a run folder (-c) knows its own")
     check_model_name(name, dataset)
-    if arguments.ckpt == "pretrain":
-        weights = teacher_path(name, dataset, config.DISTILLER.TEACHER_CKPT, config.DATASET.ROOT)
 
     with group():
         device = choose_device(config.SOLVER.DEVICE)
-        with first_on_this_machine():
+        with first_on_this_machine():  # weights and data may have to be downloaded
+            if arguments.ckpt == "pretrain":
+                weights = teacher_path(name, dataset, config.DISTILLER.TEACHER_CKPT, config.DATASET.ROOT)
             loader = build_test_loader(config, device)
         model = build_model(name, loader, dataset=dataset)
         try_images(model, torch.zeros(2, *loader.image_shape))

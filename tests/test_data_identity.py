@@ -263,6 +263,6 @@ def test_a_teacher_of_other_classes_is_refused_and_one_of_other_images_is_not(
     assert (taught.status, taught.err) == (0, "")
     rename_class(tmp_path / "changed")
     refused = run_program("train.py", *arguments, *teacher, "EXPERIMENT.NAME", "other")
-    assert_one_line_error(refused, f"{folder}/student_best", "missing classes bird; new classes parrot")
+    assert_one_line_error(refused, f"{folder}/student_latest", "missing classes bird; new classes parrot")
     started = run_program("train.py", *arguments, "DISTILLER.STUDENT_CKPT", folder)  # what it starts from it may unlearn
     assert (started.status, "earlier run" in started.out) == (0, True), started.err
