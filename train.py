@@ -10,6 +10,7 @@ torchrun --nproc-per-node 8 train.py --cfg my.yaml --resume auto
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -130,12 +131,12 @@ def main() -> None:
     # Processes that torchrun started again go on, whatever the command said the first time.
     resume: Resume = "auto" if arguments.resume == "auto" or restarted() else arguments.resume is not None
     with group(), refusals():
-        trainer = build_trainer(config, folder, resume=resume)
-        if rank() == 0:
-            together = f" ({world_size()} processes)" if world_size() > 1 else ""
-            how = f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}{together}"
-            print(f"{how}; run folder {folder}", flush=True)
-        summary = trainer.train()
+        with contextlib.closing(build_trainer(config, folder, resume=resume)) as trainer:
+            if rank() == 0:
+                together = f" ({world_size()} processes)" if world_size() > 1 else ""
+                how = f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}{together}"
+                print(f"{how}; run folder {folder}", flush=True)
+            summary = trainer.train()
         if rank() == 0:
             print_summary(config, folder, summary)
 

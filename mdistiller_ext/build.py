@@ -262,7 +262,7 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
     """All objects of a run, on their device, ready to ``train()``; of every process, where several train (distributed.group).
 
     Args:
-        folder: run folder (see run_folder), which is then locked until the training ends; None keeps and logs nothing.
+        folder: run folder (see run_folder), which is then locked until the trainer is closed; None keeps and logs nothing.
         resume: go on from the folder's newest checkpoint; ``auto``: if there is one.
     """
     dataset, settings, seed = config.DATASET.TYPE, config.DISTILLER, config.EXPERIMENT.SEED
@@ -320,7 +320,8 @@ def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Re
     with contextlib.ExitStack() as stack:
         newest = None
         if rank() == 0:
-            stack.callback(lock_folder(folder))
+            unlock = lock_folder(folder)
+            stack.callback(unlock)
             newest = prepare_folder(folder, config, resume=resume)
         newest = from_first(newest)
         notes = [] if newest is None else _load_state(trainer, *newest)
@@ -331,8 +332,9 @@ def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Re
                 first_epoch=trainer.epoch + 1,
                 wandb_project=config.EXPERIMENT.PROJECT if config.LOG.WANDB else None,
                 settings=config,
-                at_end=stack.pop_all().close,
+                at_end=unlock,
             )
+            stack.pop_all()  # from now on the logger unlocks it
     return notes
 
 

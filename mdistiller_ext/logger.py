@@ -53,6 +53,7 @@ class RunLogger:
         self.folder = folder
         self.title = title
         self._at_end = at_end
+        self._closed = False
         self._tensorboard = ScalarWriter(folder / "train.events", first_epoch)
         self._wandb = _start_wandb(wandb_project, title, folder, settings) if wandb_project else None
 
@@ -86,7 +87,10 @@ class RunLogger:
         self.close(history)
 
     def close(self, history: list[dict[str, float]]) -> None:
-        """Draw the curves and end W&B's run; also for a run that was stopped."""
+        """Draw the curves, end W&B's run and call ``at_end``, once; also for a run that was stopped."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             if history:
                 write_atomically(self.folder / "curves.png", draw_curves(history, self.title))
@@ -95,7 +99,6 @@ class RunLogger:
         finally:
             if self._at_end is not None:
                 self._at_end()
-                self._at_end = None
 
     def _write_records(self, history: list[dict[str, float]], best_acc: float | None = None) -> None:
         table = io.StringIO()

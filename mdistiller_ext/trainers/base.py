@@ -345,24 +345,26 @@ class BaseTrainer:
     def train(self) -> dict[str, Any]:
         """Train from where the run is to its end; returns the summary of the run.
 
-        On SIGTERM or SIGINT the step in progress is ended, all is saved, and Stopped is raised. Raises TrainingError when the
-        loss is not finite, or a checkpoint cannot be written.
+        On SIGTERM, SIGINT or SIGHUP the step in progress is ended, all is saved, and Stopped is raised. Raises TrainingError
+        when the loss is not finite, or a checkpoint cannot be written.
         """
         self.started = time.perf_counter()
         with stop_wish() as self.stop:
             try:
-                return self._train()
-            except (KeyboardInterrupt, TrainingError, Stopped) as error:
-                if self.logger is not None:
-                    with contextlib.suppress(TrainingError):  # a full disk, perhaps
-                        self.logger.close(self.history)
-                if isinstance(error, Stopped):
-                    any_process(False)  # the first one that ended would have torchrun end the others
+                with contextlib.closing(self):
+                    return self._train()
+            except Stopped:
+                any_process(False)  # the first one that ended would have torchrun end the others
                 raise
-            finally:
-                for loader in (self.train_loader, self.test_loader):
-                    if isinstance(loader, Closing):
-                        loader.close()
+
+    def close(self) -> None:
+        """End dataloader workers and logging, and unlock the run folder. ``train`` does so itself, whatever it raises."""
+        for loader in (self.train_loader, self.test_loader):
+            if isinstance(loader, Closing):
+                loader.close()
+        if self.logger is not None:
+            with contextlib.suppress(TrainingError):  # a full disk, perhaps, which the error under way says
+                self.logger.close(self.history)
 
     def _train(self) -> dict[str, Any]:
         if self.step == 0:  # within an epoch every rank has buffers of its own
