@@ -24,6 +24,7 @@ from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import group, rank, restarted, world_size
 from mdistiller_ext.errors import Parser, python_command, run_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
+from mdistiller_ext.notes import NoteRecorder
 from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
 from mdistiller_ext.rng import refusals
@@ -126,12 +127,17 @@ def main() -> None:
     if arguments.list:
         print_list()
         return
+    with NoteRecorder() as notes:
+        train(arguments, notes)
+
+
+def train(arguments: argparse.Namespace, notes: NoteRecorder) -> None:
     config = load_config(arguments.cfg, arguments.opts)
     folder = run_folder(config)
     # Processes that torchrun started again go on, whatever the command said the first time.
     resume: Resume = "auto" if arguments.resume == "auto" or restarted() else arguments.resume is not None
     with group(), refusals():
-        with contextlib.closing(build_trainer(config, folder, resume=resume)) as trainer:
+        with contextlib.closing(build_trainer(config, folder, resume=resume, notes=notes)) as trainer:
             if rank() == 0:
                 together = f" ({world_size()} processes)" if world_size() > 1 else ""
                 how = f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}{together}"

@@ -26,6 +26,8 @@ from .fetch import fetch_torchvision_weights
 from .inference import InferenceNetwork
 from .logger import RunLogger
 from .models import LIBRARIES, check_model_name, create_model, find_architectures, list_models, pretrained_url
+from .notes import NoteRecorder
+from .provenance import record_start
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .rng import be_deterministic, seed_generators
 from .run_folder import Resume, changed_settings, check_resumable, lock_folder, prepare_folder
@@ -258,12 +260,15 @@ def _has_bf16(device: torch.device) -> bool:
     return True
 
 
-def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume = False) -> BaseTrainer:
+def build_trainer(
+    config: CfgNode, folder: Path | None = None, *, resume: Resume = False, notes: NoteRecorder | None = None
+) -> BaseTrainer:
     """All objects of a run, on their device, ready to ``train()``; of every process, where several train (distributed.group).
 
     Args:
         folder: run folder (see run_folder), which is then locked until the trainer is closed; None keeps and logs nothing.
         resume: go on from the folder's newest checkpoint; ``auto``: if there is one.
+        notes: recorder of what was shown so far, and will be, for the run folder.
     """
     dataset, settings, seed = config.DATASET.TYPE, config.DISTILLER, config.EXPERIMENT.SEED
     check_model_name(settings.STUDENT, dataset)
@@ -306,16 +311,18 @@ def build_trainer(config: CfgNode, folder: Path | None = None, *, resume: Resume
         teacher_hash=teacher_hash,
         stream_options=stream_options(config, config.SOLVER.TRAINER),
     )
-    notes = _accelerate(distiller, config, train_loader)
+    limits = _accelerate(distiller, config, train_loader)
     if folder is not None:
-        notes += _open_folder(trainer, folder, config, resume)
+        limits += _open_folder(trainer, folder, config, resume, notes)
     if trainer.logger is not None:
-        for note in notes:
-            trainer.logger.note(note)
+        for limit in limits:
+            trainer.logger.note(limit)
     return trainer
 
 
-def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Resume) -> list[str]:
+def _open_folder(
+    trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Resume, recorder: NoteRecorder | None
+) -> list[str]:
     """Give the trainer its logger and the state to go on from, which the first process reads for all; notes on that state."""
     with contextlib.ExitStack() as stack:
         newest = None
@@ -326,12 +333,14 @@ def _open_folder(trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Re
         newest = from_first(newest)
         notes = [] if newest is None else _load_state(trainer, *newest)
         if rank() == 0:
+            record_start(folder / "provenance.json", trainer.device, epoch=trainer.epoch, step=trainer.step)
             trainer.logger = RunLogger(
                 folder,
                 title=folder.name,
                 first_epoch=trainer.epoch + 1,
                 wandb_project=config.EXPERIMENT.PROJECT if config.LOG.WANDB else None,
                 settings=config,
+                notes=recorder,
                 at_end=unlock,
             )
             stack.pop_all()  # from now on the logger unlocks it
