@@ -10,10 +10,11 @@ torchrun --nproc-per-node 8 train.py --cfg my.yaml --resume auto
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import group, rank, restarted, world_size
 from mdistiller_ext.errors import Parser, from_here, python_command, run_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
+from mdistiller_ext.notes import NoteRecorder
 from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
 from mdistiller_ext.rng import refusals
@@ -126,17 +128,22 @@ def main() -> None:
     if arguments.list:
         print_list()
         return
+    with NoteRecorder() as notes:
+        train(arguments, plugins, notes)
+
+
+def train(arguments: argparse.Namespace, plugins: Mapping[str, bytes], notes: NoteRecorder) -> None:
     config = load_config(arguments.cfg, arguments.opts)
     folder = run_folder(config)
     # Processes that torchrun started again go on, whatever the command said the first time.
     resume: Resume = "auto" if arguments.resume == "auto" or restarted() else arguments.resume is not None
     with group(), refusals():
-        trainer = build_trainer(config, folder, resume=resume, plugins=plugins)
-        if rank() == 0:
-            together = f" ({world_size()} processes)" if world_size() > 1 else ""
-            how = f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}{together}"
-            print(f"{how}; run folder {folder}", flush=True)
-        summary = trainer.train()
+        with contextlib.closing(build_trainer(config, folder, resume=resume, plugins=plugins, notes=notes)) as trainer:
+            if rank() == 0:
+                together = f" ({world_size()} processes)" if world_size() > 1 else ""
+                how = f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}{together}"
+                print(f"{how}; run folder {folder}", flush=True)
+            summary = trainer.train()
         if rank() == 0:
             print_summary(config, folder, summary)
 

@@ -28,6 +28,8 @@ from .fetch import fetch_torchvision_weights
 from .inference import InferenceNetwork, InferencePath, forward_hooks
 from .logger import RunLogger
 from .models import LIBRARIES, check_model_name, create_model, find_architectures, list_models, pretrained_url
+from .notes import NoteRecorder
+from .provenance import record_start
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .rng import be_deterministic, seed_generators
 from .run_folder import (
@@ -343,14 +345,20 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def build_trainer(
-    config: CfgNode, folder: Path | None = None, *, resume: Resume = False, plugins: Mapping[str, bytes] | None = None
+    config: CfgNode,
+    folder: Path | None = None,
+    *,
+    resume: Resume = False,
+    plugins: Mapping[str, bytes] | None = None,
+    notes: NoteRecorder | None = None,
 ) -> BaseTrainer:
     """All objects of a run, on their device, ready to ``train()``; of every process, where several train (distributed.group).
 
     Args:
-        folder: run folder (see run_folder), which is then locked until the training ends; None keeps and logs nothing.
+        folder: run folder (see run_folder), which is then locked until the trainer is closed; None keeps and logs nothing.
         resume: go on from the folder's newest checkpoint; ``auto``: if there is one.
         plugins: what load_plugins returned, to keep it in the folder and to compare it on resuming.
+        notes: recorder of what was shown so far, and will be, for the run folder.
     """
     dataset, settings, seed = config.DATASET.TYPE, config.DISTILLER, config.EXPERIMENT.SEED
     check_model_name(settings.STUDENT, dataset)
@@ -401,23 +409,29 @@ def build_trainer(
         data=data.plain(),
         stream_options=stream_options(config, config.SOLVER.TRAINER),
     )
-    notes = _accelerate(distiller, config, train_loader, hooks)
+    limits = _accelerate(distiller, config, train_loader, hooks)
     if folder is not None:
-        notes += _open_folder(trainer, folder, config, resume, plugins)
+        limits += _open_folder(trainer, folder, config, resume, plugins, notes)
     if trainer.logger is not None:
-        for note in notes:
-            trainer.logger.note(note)
+        for limit in limits:
+            trainer.logger.note(limit)
     return trainer
 
 
 def _open_folder(
-    trainer: BaseTrainer, folder: Path, config: CfgNode, resume: Resume, plugins: Mapping[str, bytes]
+    trainer: BaseTrainer,
+    folder: Path,
+    config: CfgNode,
+    resume: Resume,
+    plugins: Mapping[str, bytes],
+    recorder: NoteRecorder | None,
 ) -> list[str]:
     """Give the trainer its logger and the state to go on from, which the first process reads for all; notes on that state."""
     with contextlib.ExitStack() as stack:
         newest = None
         if rank() == 0:
-            stack.callback(lock_folder(folder))
+            unlock = lock_folder(folder)
+            stack.callback(unlock)
             newest = prepare_folder(folder, config, resume=resume)
             if newest is None and trainer.data is not None and trainer.data["classes"]:
                 names = os.fsencode("".join(f"{name}\n" for name in trainer.data["classes"]))
@@ -426,14 +440,17 @@ def _open_folder(
         notes = [] if newest is None else _load_state(trainer, *newest)
         if rank() == 0:
             keep_plugins(folder, plugins)
+            record_start(folder / "provenance.json", trainer.device, epoch=trainer.epoch, step=trainer.step)
             trainer.logger = RunLogger(
                 folder,
                 title=folder.name,
                 first_epoch=trainer.epoch + 1,
                 wandb_project=config.EXPERIMENT.PROJECT if config.LOG.WANDB else None,
                 settings=config,
-                at_end=stack.pop_all().close,
+                notes=recorder,
+                at_end=unlock,
             )
+            stack.pop_all()  # from now on the logger unlocks it
     return notes
 
 

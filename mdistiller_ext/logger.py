@@ -1,7 +1,7 @@
-"""What a run tells: console, ``worklog.txt``, ``metrics.csv``, ``curves.png``, ``summary.json``, TensorBoard and W&B.
+"""Run logging: console, ``worklog.txt``, ``metrics.csv``, ``curves.png``, ``summary.json``, ``notes.txt``, TensorBoard and W&B.
 
 The files are written whole from the history, so that a resumed run's files equal those of a run never stopped. Of them only
-``summary.json`` and TensorBoard's hold a time.
+``summary.json`` and TensorBoard's hold a time. ``notes.txt`` is no function of the history: each start appends to it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 from .checkpoint import write_atomically
 from .curves import draw_curves
+from .errors import Note
+from .notes import NoteRecorder
 from .tensorboard import ScalarWriter
 
 # mdistiller's names, in worklog.txt and TensorBoard, so that its runs and ours can be laid over each other.
@@ -37,6 +39,7 @@ class RunLogger:
         first_epoch: where this process starts; TensorBoard drops what an interrupted process wrote from there on.
         wandb_project: W&B project, or None for no W&B.
         settings: the run's configuration, shown in W&B.
+        notes: recorder whose notes go to ``notes.txt`` from now on, those recorded so far included.
         at_end: called when all is written.
     """
 
@@ -48,26 +51,32 @@ class RunLogger:
         first_epoch: int = 1,
         wandb_project: str | None = None,
         settings: dict[str, Any] | None = None,
+        notes: NoteRecorder | None = None,
         at_end: Callable[[], None] | None = None,
     ) -> None:
         self.folder = folder
         self.title = title
         self._at_end = at_end
+        self._closed = False
+        self._notes = notes or NoteRecorder()
+        self._notes.write_to(folder / "notes.txt")
         self._tensorboard = ScalarWriter(folder / "train.events", first_epoch)
         self._wandb = _start_wandb(wandb_project, title, folder, settings) if wandb_project else None
 
     def note(self, text: str) -> None:
-        """Say something on the console."""
+        """Print a text, and keep it in ``notes.txt``."""
         print(text, flush=True)
+        self._notes.add(text)
 
     def epoch(self, history: list[dict[str, float]], epochs: int, images_per_second: float) -> None:
         """Record the history, a row an epoch as in ``metrics.csv``, the last one being new."""
         row = history[-1]
         parts = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if "/" in name)
         best = max(r["test_top1"] for r in history)
-        self.note(
+        print(
             f"epoch {row['epoch']:.0f}/{epochs}  lr {row['lr']:.4g}  {parts}  train {row['train_top1']:.2f} %  "
-            f"test {row['test_top1']:.2f} % (best {best:.2f})  {images_per_second:.0f} img/s"
+            f"test {row['test_top1']:.2f} % (best {best:.2f})  {images_per_second:.0f} img/s",
+            flush=True,
         )
         step = int(row["epoch"])
         self._write_records(history)
@@ -86,7 +95,10 @@ class RunLogger:
         self.close(history)
 
     def close(self, history: list[dict[str, float]]) -> None:
-        """Draw the curves and end W&B's run; also for a run that was stopped."""
+        """Draw the curves, end W&B's run and call ``at_end``, once; also for a run that was stopped."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             if history:
                 write_atomically(self.folder / "curves.png", draw_curves(history, self.title))
@@ -95,7 +107,6 @@ class RunLogger:
         finally:
             if self._at_end is not None:
                 self._at_end()
-                self._at_end = None
 
     def _write_records(self, history: list[dict[str, float]], best_acc: float | None = None) -> None:
         table = io.StringIO()
@@ -120,6 +131,6 @@ def _start_wandb(project: str, name: str, folder: Path, settings: dict[str, Any]
 
         wandb.init(project=project, name=name, dir=str(folder), config=settings)
     except Exception as error:
-        warnings.warn(f"W&B is not used: {type(error).__name__}: {error}. Install it with: pip install wandb", stacklevel=3)
+        warnings.warn(f"W&B is not used: {type(error).__name__}: {error}. Install it with: pip install wandb", Note, 3)
         return None
     return wandb

@@ -41,7 +41,8 @@ _STATE: dict[str, Any] = dict.fromkeys(("student", "distiller", "optimizer", "sc
 _STATE |= dict.fromkeys(("averages", "rng", "history"), list)
 _STATE |= dict.fromkeys(("epoch", "step", "skipped"), int)
 _STATE |= dict.fromkeys(("seconds", "rate"), int | float)
-_STATE |= {"config": str, "plugins": dict | None, "data": dict | None, "average": dict | None, "teacher_hash": str | None}
+_STATE |= {"config": str, "teacher_hash": str | None, "average": dict | None, "buffers": list | None}
+_STATE |= {"plugins": dict | None, "data": dict | None}
 _ROW = {"epoch", "lr", "train_top1", "train_loss", "test_top1", "test_top5", "test_loss"}
 
 

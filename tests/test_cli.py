@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import errno
 import gc
+import importlib.metadata
 import io
 import json
 import os
 import re
+import shutil
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +36,7 @@ from runs import (
 )
 from tqdm import tqdm
 
-from mdistiller_ext import checkpoint
+from mdistiller_ext import checkpoint, provenance
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.models import create_model
@@ -52,7 +57,10 @@ ALWAYS = {
     "train.events",
     "curves.png",
     "summary.json",
+    "notes.txt",
+    "provenance.json",
 }
+ONE_START = {"train.events", "notes.txt", "provenance.json"}  # to which every start adds
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -85,6 +93,14 @@ def test_a_run_folder_holds_what_is_promised_and_no_more(done: tuple[Path, Finis
     assert names(folder) == ALWAYS | {"epoch_2", "student_2"}
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((folder / "train.events").iterdir())) == 1
+
+
+def test_what_the_logger_notes_is_kept_without_the_epochs(done: tuple[Path, Finished]) -> None:
+    folder, finished = done
+    (line,) = (folder / "notes.txt").read_text().splitlines()
+    note = line.partition(" ")[2]
+    assert note.startswith("teacher: ")
+    assert note in finished.out.splitlines()
 
 
 def test_the_summary_tells_teacher_student_folder_and_what_next(done: tuple[Path, Finished]) -> None:
@@ -360,6 +376,56 @@ class Unpool(Distiller):
     )
 
 
+# ---- provenance ---------------------------------------------------------------------------------------------------
+
+
+def test_every_start_is_recorded(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "a b"])
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps=3)
+        run_program("train.py", *tiny)
+    run_program("train.py", "--resume", *tiny)
+    first, second = json.loads((tmp_path / "p" / "run" / "provenance.json").read_text())
+    assert [(start["epoch"], start["step"]) for start in (first, second)] == [(0, 0), (1, 0)]
+    assert datetime.datetime.fromisoformat(first["time"]) <= datetime.datetime.fromisoformat(second["time"])
+    assert first["command"] == "python train.py 'a b'"
+    assert (first["host"], first["directory"], first["processes"]) == (socket.gethostname(), str(ROOT), 1)
+    assert first["versions"]["torch"] == importlib.metadata.version("torch")
+    assert first["versions"].keys() >= {"mdistiller_ext", "python", "torchvision", "numpy"}
+    assert first["hardware"]["cores"] == os.cpu_count()
+    assert (first["hardware"]["threads"], first["hardware"]["device"], first["hardware"]["gpus"]) == (1, "cpu", [])
+
+
+def git(folder: Path, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_the_commit_is_that_of_a_checkout_of_this_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+    assert provenance._git() is None
+    git(tmp_path, "init", "-q")
+    (tmp_path / "method.py").write_text("1\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / "run.log").touch()  # not Python
+    assert provenance._git() == {"commit": head, "dirty": False}
+    (inner / "new.py").touch()
+    assert provenance._git() == {"commit": head, "dirty": True}
+    (inner / "new.py").unlink()
+    (tmp_path / "method.py").write_text("2\n")
+    assert provenance._git() == {"commit": head, "dirty": True}
+    monkeypatch.setattr(provenance, "_ROOT", inner)  # installed inside another project
+    assert provenance._git() is None
+    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+    monkeypatch.setenv("PATH", "")
+    assert provenance._git() is None
+
+
 # ---- exact resumption ---------------------------------------------------------------------------------------------
 
 
@@ -486,7 +552,7 @@ def test_resuming_a_finished_run_changes_nothing(tiny: list[str], tmp_path: Path
     arguments = [*tiny, *RUNS["average"].split()]
     run_program("train.py", *arguments)
     folder = tmp_path / "p" / "run"
-    before = {name: (folder / name).read_bytes() for name in ALWAYS - {"train.events"} | {"student_average"}}
+    before = {name: (folder / name).read_bytes() for name in ALWAYS - ONE_START | {"student_average"}}
     again = run_program("train.py", "--resume", *arguments)
     assert (again.status, again.err) == (0, "")
     assert {name: (folder / name).read_bytes() for name in before} == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import re
 import shlex
@@ -160,6 +161,26 @@ def test_a_part_of_imagenet_keeps_a_teacher_of_all_of_it(imagenet: Path, tmp_pat
 
     refused = run_program("train.py", *settings, "DATASET.NUM_CLASSES", 3)
     assert_one_line_error(refused, str(teacher), "weights for 1000 classes, and 3 are needed")
+
+
+@pytest.mark.filterwarnings("always::mdistiller_ext.errors.Note")
+def test_the_notes_of_a_run_are_kept_in_its_folder(tmp_path: Path) -> None:
+    """Those of the settings and the data, which come before there is a folder, and of images that were skipped later."""
+    write_classes(tmp_path / "imagenet/train", dict.fromkeys("ab", 2))
+    write_classes(tmp_path / "imagenet/val", dict.fromkeys("ab", 2))
+    (tmp_path / "imagenet/val/b/001.jpg").write_bytes(b"no image")
+    settings = [*FILES, "DATASET.TYPE", "imagenet", "DATASET.ROOT", tmp_path, "LOG.PREFIX", tmp_path, "DKD.ALPHA", 2]
+    settings += ["DATASET.ON_ERROR", "skip", "DISTILLER.TYPE", "NONE", "DISTILLER.STUDENT", "ResNet18"]
+    lines: list[str] = []
+    for start in ([], ["--resume"]):
+        finished = run_program("train.py", *settings, *start)
+        assert finished.status == 0, finished.err
+        lines += [line.removeprefix("note: ") for line in finished.err.splitlines()]
+        kept = (tmp_path / "p/run/notes.txt").read_text().splitlines()
+        assert [line.partition(" ")[2] for line in kept] == lines
+    for part in ("without effect in this run: DKD.ALPHA", "2 of 1000 classes", "skipped: "):
+        assert part in "\n".join(lines)
+    assert all(datetime.datetime.fromisoformat(line.partition(" ")[0]).tzinfo for line in kept)
 
 
 def test_networks_are_given_the_classes_that_are_there(imagenet: Path, tmp_path: Path) -> None:

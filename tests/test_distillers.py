@@ -14,6 +14,7 @@ from mdistiller_ext import losses as L
 from mdistiller_ext.distillers import Distiller, Output, Progress, Weight, create_distiller, register_distiller
 from mdistiller_ext.distillers.base import ROLES
 from mdistiller_ext.distillers.deepkd import dynamic_k
+from mdistiller_ext.distillers.kd import KD
 from mdistiller_ext.errors import ConfigError, UnknownNameError
 from mdistiller_ext.registry import DISTILLERS
 
@@ -549,6 +550,34 @@ def test_components_are_still_checked_after_a_failed_call():
     for _ in range(2):
         with pytest.raises(ConfigError, match="role/name"):
             distiller(*make_batch(), Progress(1, 240))
+
+
+class Changing(KD):
+    """KD whose components are other ones from the third epoch on."""
+
+    def losses(self, student, teacher, labels, progress):
+        losses = super().losses(student, teacher, labels, progress)
+        return losses if progress.epoch < 3 else self.later(losses)
+
+
+@pytest.mark.parametrize(
+    ("later", "change"),
+    [
+        (lambda losses: losses | {"kd/late": losses["task/ce"]}, "adds kd/late"),
+        (lambda losses: {"task/ce": losses["task/ce"]}, "leaves out nontarget/nckd, target/tckd"),
+        (lambda losses: {"task/late": losses["task/ce"]}, "adds task/late and leaves out nontarget/nckd, target/tckd, task/ce"),
+    ],
+    ids=["new", "missing", "both"],
+)
+def test_components_that_change_later_are_refused(later, change):
+    """The records have a column for each component of the first step: another one would be trained and not recorded."""
+    distiller = Changing(TinyModel(seed=1), TinyModel(seed=2))
+    distiller.later = later
+    distiller.component_names(IMAGE_SHAPE)
+    for epoch in (1, 2):
+        distiller(*make_batch(), Progress(epoch, 4))
+    with pytest.raises(ConfigError, match=rf"^Changing\.losses\(\) {change} in epoch 3: every step returns the same names"):
+        distiller(*make_batch(), Progress(3, 4))
 
 
 @every_taught_distiller

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import Finished, run_program, spawn_program
 from processes import Processes
+from runs import assert_identical
 from test_cli import ALWAYS, assert_same_run, names
 from test_fetch import Server
 from torch import Tensor, nn
@@ -25,8 +27,9 @@ from mdistiller_ext import build, checkpoint, fetch
 from mdistiller_ext.config import load_config
 from mdistiller_ext.data import DataIdentity, InMemoryLoader
 from mdistiller_ext.data.identity import SplitIdentity
-from mdistiller_ext.distillers import create_distiller
+from mdistiller_ext.distillers import Distiller, Output, Progress, create_distiller
 from mdistiller_ext.distributed import Agreement, GradientExchange, gather_rows, rank, shares, sum_over_processes, world_size
+from mdistiller_ext.errors import Stopped
 from mdistiller_ext.evaluate import evaluate
 from mdistiller_ext.registry import TRAINERS
 from mdistiller_ext.trainers import BaseTrainer
@@ -366,6 +369,57 @@ def test_all_processes_stop_where_one_meets_a_loss_that_is_not_finite(processes:
         processes(2, train_over_nan, "stop", 1)
 
 
+# ---- buffers ------------------------------------------------------------------------------------------------------
+
+
+class Memory(Distiller):
+    """Draws the student's logits to a moving average of those that this rank has seen, a buffer of the method's own."""
+
+    memory: Tensor
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        super().__init__(student, teacher)
+        self.register_buffer("memory", torch.zeros(CLASSES).double())
+
+    def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
+        mean = student.logits.mean(dim=0)
+        losses = {"task/ce": F.cross_entropy(student.logits, labels), "kd/memory": (mean - self.memory.clone()).square().sum()}
+        if self.training:
+            self.memory.lerp_(mean.detach(), 0.5)
+        return losses
+
+
+def stop_and_resume(folder: Path) -> tuple[list[dict[str, Any]], list[Tensor]]:
+    """Final states of a run and of the same run stopped in its first epoch by rank 1 and resumed; memories when it resumed."""
+
+    def trainer(folder: Path | None = None) -> BaseTrainer:
+        torch.manual_seed(1)
+        student, teacher = Network(True), Network(True)
+        return BaseTrainer(Memory(student, teacher), *loaders(), epochs=2, lr=0.05, lr_scheduler="onecycle", folder=folder)
+
+    whole, stopped, resumed = trainer(), trainer(folder if rank() == 0 else None), trainer()
+    whole.train()
+    step = stopped.train_step
+
+    def train_step(*batch: Tensor) -> Any:
+        stopped.stop.made = rank() == 1 and stopped.step == 3
+        return step(*batch)
+
+    stopped.train_step = train_step  # type: ignore[method-assign]
+    with pytest.raises(Stopped, match="in epoch 1, step 5 of 10"):
+        stopped.train()
+    resumed.load_state_dict(checkpoint.load(folder / "latest"))
+    memories = [buffer.clone() for name, buffer in resumed.distiller.named_buffers() if name == "memory"]
+    resumed.train()
+    return [made.state_dict() | {"seconds": 0} for made in (whole, resumed)], memories
+
+
+def test_every_rank_resumes_with_its_own_buffers_within_an_epoch(processes: Processes, tmp_path: Path) -> None:
+    (states, first), (_, second) = processes(2, stop_and_resume, tmp_path)
+    assert_identical(states[1], states[0])
+    assert not torch.equal(first[0], second[0])
+
+
 # ---- from the command line ----------------------------------------------------------------------------------------
 
 DISTURBER = """
@@ -497,6 +551,37 @@ def test_synchronised_batch_norm_is_torchs_and_wants_gpus(processes: Processes, 
         processes(2, build_small, [*tiny, "SOLVER.SYNC_BN", "True"])
     assert processes(2, synchronised) == [2, 2]
     build_small([*tiny, "SOLVER.SYNC_BN", "True"])  # of one process every batch norm sees the whole batch
+
+
+def train_synchronised() -> tuple[list[int], list[int], int]:
+    """Sizes of this rank's batches in steps and in SyncBatchNorm (here batch norm), and updates of the learning rate."""
+    trainer = make_trainer("base", "PRKD", True)  # whose average has a pass of its own for batch norm
+    trainer.distiller.student = nn.SyncBatchNorm.convert_sync_batchnorm(trainer.distiller.student)
+    step, normalise = trainer.train_step, nn.BatchNorm2d.forward
+    steps, normalised = [], []
+
+    def train_step(images: Tensor, labels: Tensor) -> Any:
+        steps.append(len(labels))
+        return step(images, labels)
+
+    def forward(self: nn.BatchNorm2d, images: Tensor) -> Tensor:
+        if self.training:
+            normalised.append(len(images))
+        return normalise(self, images)
+
+    trainer.train_step = train_step  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.SyncBatchNorm, "forward", forward)
+        trainer.train()
+    return steps, normalised, trainer.scheduler.last_epoch
+
+
+def test_under_synchronised_batch_norm_a_batch_of_fewer_images_than_ranks_is_left_out(processes: Processes) -> None:
+    """The tenth batch has two images for four ranks: a black one in place of none would count in the others' statistics."""
+    for steps, normalised, updates in processes(4, train_synchronised):
+        assert steps == [4] * 18
+        assert normalised == [4] * 2 * (18 + 9)
+        assert updates == 20
 
 
 def synchronised() -> int:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import collections
 import errno
+import fcntl
 import json
 import math
 import os
 import random
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,8 +39,12 @@ from runs import (
 from torch import Tensor
 
 from mdistiller_ext import checkpoint, logger
+from mdistiller_ext.build import build_trainer
+from mdistiller_ext.config import load_config
 from mdistiller_ext.errors import CorruptFileError
 from mdistiller_ext.registry import DISTILLERS
+from mdistiller_ext.run_folder import run_folder
+from mdistiller_ext.signals import stop_wish
 from mdistiller_ext.trainers import BaseTrainer, base
 
 Figures = collections.Counter[str]
@@ -193,7 +201,9 @@ def test_auto_starts_where_nothing_is_and_leaves_a_finished_run_as_it_is(tiny: l
     before = contents(tmp_path / "p")
     again = run_program("train.py", *arguments)
     assert (again.status, again.err) == (0, "")
-    assert contents(tmp_path / "p") == before
+    after = contents(tmp_path / "p")
+    assert {name for name in after if after[name] != before.get(name)} == {"run/notes.txt", "run/provenance.json"}
+    assert before.keys() == after.keys()
 
 
 def test_a_run_killed_before_latest_of_its_only_epoch_has_one_in_the_end(tiny: list[str], tmp_path: Path) -> None:
@@ -233,7 +243,7 @@ def test_a_run_stopped_by_signals_at_random_moments_ends_as_the_run_never_stoppe
         running = forge.start(*resume, *slow, *arguments)
         running.wait_for("teacher: ")
         time.sleep(random.uniform(0, 0.5))
-        running.send(random.choice([signal.SIGTERM, signal.SIGINT]))
+        running.send(random.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP]))
         running.wait()
         if running.status == 0 or "test top-1:" in running.out:  # a signal after the end is the interpreter's
             break
@@ -244,6 +254,53 @@ def test_a_run_stopped_by_signals_at_random_moments_ends_as_the_run_never_stoppe
     assert (ended.status, ended.err) == (0, "")
     assert_same_run(folder, never_stopped)
     figures["stops survived"] += stops
+
+
+def test_a_run_whose_terminal_is_closed_is_saved(
+    longer: list[str], tmp_path: Path, forge: Forge, slowly: Callable[[float], list[str]]
+) -> None:
+    """What it prints then has nowhere to go: an error by itself."""
+    arguments = [*longer, *KD_RUN]
+    folder, never_stopped = run_never_stopped(arguments, tmp_path)
+    terminal, of_run = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # without a width there is no progress bar
+    plugin = tmp_path / "terminal.py"
+    plugin.write_text(
+        f"""
+import os
+
+os.setsid()
+terminal = os.open({os.ttyname(of_run)!r}, os.O_RDWR)  # from now on this session's
+for number in (0, 1, 2):
+    os.dup2(terminal, number)
+os.close(terminal)
+"""
+    )
+    running = forge.start("--plugin", plugin, *slowly(0.1), *arguments)
+    shown = b""
+    while b" 0/4 [" not in shown:  # of the progress bar
+        assert select.select([terminal], [], [], 60)[0], shown
+        shown += os.read(terminal, 1000)
+    for descriptor in (of_run, terminal):
+        os.close(descriptor)
+    assert running.wait().status == 75
+    state = checkpoint.load(folder / "latest")
+    assert (state["epoch"] * 4 + state["step"]) in range(1, 16)
+    assert names(tmp_path / "p") == {"run"}
+    assert run_program("train.py", "--resume", *arguments).status == 0
+    assert_same_run(folder, never_stopped)
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
+    """nohup starts its command so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_wish() as wish:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not wish.made
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def signal_during(monkeypatch: pytest.MonkeyPatch, place: str, turn: int) -> None:
@@ -627,9 +684,47 @@ def test_a_run_that_is_refused_a_folder_leaves_the_other_one_undisturbed(
     assert_same_run(folder, never_stopped)
 
 
+@pytest.mark.parametrize("error", [CorruptFileError("an image"), torch.OutOfMemoryError("CUDA out of memory"), KeyError(1)])
+def test_whatever_ends_a_run_its_folder_is_unlocked_and_its_curves_are_drawn(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    step = BaseTrainer.train_step
+
+    def train_step(self: BaseTrainer, *batch: Tensor) -> Any:
+        if (self.epoch, self.step) == (1, 1):
+            raise error
+        return step(self, *batch)
+
+    monkeypatch.setattr(BaseTrainer, "train_step", train_step)
+    config = load_config(None, [*tiny, *KD_RUN])
+    folder = run_folder(config)
+    with pytest.raises(type(error)):
+        build_trainer(config, folder).train()
+    assert names(tmp_path / "p") == {"run"}
+    assert (folder / "curves.png").is_file()
+
+
+def test_a_run_that_fails_before_it_trains_unlocks_its_folder(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "p" / "run"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    (folder / "train.events").touch()
+    failed = run_program("train.py", "--resume", "auto", *tiny)
+    assert_one_line_error(failed, "cannot make", "train.events")
+    assert names(tmp_path / "p") == {"run"}
+
+    monkeypatch.setattr(BaseTrainer, "train", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_program("train.py", *tiny)
+    assert names(tmp_path / "p") == {"run", "run.1"}
+
+
 # ---- a folder from a stranger -------------------------------------------------------------------------------------
 
 WRITTEN = ["latest", "previous", "best", "student_latest", "metrics.csv", "worklog.txt", "summary.json"]
+WRITTEN += ["notes.txt", "provenance.json"]
 
 
 def test_links_in_a_run_folder_are_replaced_and_not_followed(longer: list[str], tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from mdistiller_ext.registry import DISTILLERS, TRAINERS
 PACKAGE = "mdistiller_ext"
 LEVELS = {
     0: {"errors", "naming", "registry", "losses", "optim", "distributed", "rng", "signals"},
-    1: {"meters", "evaluate", "checkpoint", "fetch", "curves", "tensorboard", "inference", "logger", "upstream"},
+    1: {"meters", "evaluate", "checkpoint", "fetch", "curves", "tensorboard", "inference", "logger", "upstream"}
+    | {"notes", "provenance"},
     2: {"models", "data"},
     3: {"distillers"},
     4: {"trainers"},

@@ -92,7 +92,7 @@ def test_flags_on_the_command_line_go_with_the_file_and_over_it(tmp_path: Path) 
         ("SOLVER.LR_COS", 3, "SOLVER.LR_COS must be true or false, not 3"),
         ("SOLVER.LR_POLICY", "poly", "SOLVER.LR_POLICY must be true, cosine or step"),
         ("SOLVER.LR_POLICY", ["step"], "SOLVER.LR_POLICY must be true, cosine or step"),
-        ("SOLVER.SGD_NESTEROV", "no", "SOLVER.SGD_NESTEROV must be true or false"),
+        ("SOLVER.SGD_NESTEROV", "no", "SOLVER.NESTEROV in "),
         ("EXPERIMENT.LOGIT_STAND", "maybe", "EXPERIMENT.LOGIT_STAND must be true or false"),
         ("DISTILLER.AUG_TEACHER", 1, "DISTILLER.AUG_TEACHER must be true or false"),
         ("DATASET.ENHANCE_AUGMENT", "yes please", "DATASET.ENHANCE_AUGMENT must be true or false"),

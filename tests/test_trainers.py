@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import assert_identical
 from torch import Tensor, nn
 
 from mdistiller_ext import checkpoint
@@ -487,6 +488,17 @@ def test_trying_the_components_leaves_the_student_as_it_was(tiny: list[str]) -> 
     assert set(run.distiller.component_names((3, 32, 32))) == COMPONENTS["DKD"]
     assert run.distiller.student.training
     assert all(torch.equal(v, before[k]) for k, v in run.distiller.student.state_dict().items())
+
+
+def test_training_after_a_restore_leaves_the_snapshot_as_it_was(tiny: list[str]) -> None:
+    """So that one snapshot can be restored twice: optimizers and schedulers keep the tensors and lists that they load."""
+    run = make_trainer(tiny, "DISTILLER.TYPE", "PRKD", "PRKD.AVERAGE_LAST", 3, "SOLVER.LR_SCHEDULER", "onecycle")
+    run.run_epoch(1)
+    snapshot = run._snapshot()
+    expected = copy.deepcopy(snapshot)
+    run._restore(snapshot)
+    run.run_epoch(2)
+    assert_identical(snapshot, expected)
 
 
 def test_the_optimizer_is_the_one_of_this_project_for_every_trainer(tiny: list[str]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..distributed import gather_rows
-from ..errors import ConfigError
+from ..errors import ConfigError, listing
 from ..evaluate import eval_mode, try_images
 from ..inference import InferencePath
 from ..losses import standardize
@@ -102,7 +102,7 @@ class Distiller(nn.Module):
             raise ConfigError("student and teacher are the same module; freezing the teacher would freeze the student")
         self.student = student
         self.teacher = teacher
-        self._checked = False
+        self._names: set[str] = set()  # of the components, from the first call on
         if teacher is not None:
             teacher.requires_grad_(False).eval()
 
@@ -124,12 +124,14 @@ class Distiller(nn.Module):
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = _run(self.inference_network(), images)
-        if not self._checked:
+        if not self._names:
             self._check_outputs(student, teacher, labels)
         losses = self.losses(student, teacher, labels, progress)
-        if not self._checked:
+        if not self._names:
             self._check_losses(losses)
-            self._checked = True
+            self._names = set(losses)
+        if losses.keys() != self._names:
+            raise ConfigError(self._other_names(losses.keys(), progress))
         return student, losses
 
     def inference_network(self) -> nn.Module:
@@ -169,6 +171,15 @@ class Distiller(nn.Module):
             if not isinstance(value, Tensor) or value.ndim != 0:
                 shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ConfigError(f"{name}.losses()['{key}'] must be a scalar tensor, not {shape}")
+
+    def _other_names(self, names: Set[str], progress: Progress) -> str:
+        """Describe how the components of a step differ from those of the first one."""
+        differences = [("adds", names - self._names), ("leaves out", self._names - names)]
+        changes = " and ".join(f"{verb} {listing(sorted(which))}" for verb, which in differences if which)
+        return (
+            f"{type(self).__name__}.losses() {changes} in epoch {int(epoch_of(progress))}: every step returns the same names. "
+            "Return a component that does not apply as zero, such as 0 * student.logits.sum()"
+        )
 
     def component_names(self, image_shape: tuple[int, int, int]) -> list[str]:
         """The components this method returns, found by trying it on two black images ``[3, H, W]`` in eval mode.

@@ -303,18 +303,30 @@ class BaseTrainer:
     def _train_batch(self, images: Tensor, labels: Tensor, *, carefully: bool) -> None:
         """One batch, in the quickest way there is, or so that nothing is changed by one that is not finite."""
         if world_size() > 1:
-            seen = self.step * self.train_loader.batch_size
-            self.distiller.shares = shares(min(self.train_loader.batch_size, self.train_loader.num_images - seen))
+            self.distiller.shares = self._local_batch_sizes(self.step)
             if not len(labels):  # a small last batch: this process takes part all the same, with an image that does not count
                 images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
-        if carefully:
-            self._try_batch(images, labels)
-        else:
-            self._quick_step(images, labels)
-            self.averages.count += self._own_rows(labels)
+        if self._is_trained_on(self.step):
+            step = self._try_batch if carefully else self._quick_step
+            step(images, labels)
         self.step += 1
         if self.scheduler_steps_each_batch:
             self.scheduler.step()
+
+    def _local_batch_sizes(self, step: int) -> list[int]:
+        """Number of images of an epoch's batch ``step``, from 0, on each rank."""
+        seen = step * self.train_loader.batch_size
+        return shares(min(self.train_loader.batch_size, self.train_loader.num_images - seen))
+
+    def _is_trained_on(self, step: int) -> bool:
+        """Whether an epoch's batch ``step`` is trained on: SyncBatchNorm leaves out one with fewer images than ranks.
+
+        The image that stands in on a rank without any would enter the statistics of the whole batch. An empty batch, which
+        SyncBatchNorm allows, reaches no parameter on that rank, whose gradients the other ranks wait for.
+        """
+        return 0 not in self._local_batch_sizes(step) or not any(
+            isinstance(module, nn.SyncBatchNorm) for module in self.distiller.modules()
+        )
 
     def _quick_step(self, images: Tensor, labels: Tensor) -> None:
         if self.graph_wanted and self.averages.count and len(labels) == self.train_loader.batch_size:
@@ -324,6 +336,7 @@ class BaseTrainer:
             self.graph(images, labels)
         else:
             self._counted_step(images, labels)
+        self.averages.count += self._own_rows(labels)
 
     def _capture(self, images: Tensor, labels: Tensor) -> None:
         """Make the step a CUDA graph, or say why it is none."""
@@ -346,27 +359,30 @@ class BaseTrainer:
     def train(self) -> dict[str, Any]:
         """Train from where the run is to its end; returns the summary of the run.
 
-        On SIGTERM or SIGINT the step in progress is ended, all is saved, and Stopped is raised. Raises TrainingError when the
-        loss is not finite, or a checkpoint cannot be written.
+        On SIGTERM, SIGINT or SIGHUP the step in progress is ended, all is saved, and Stopped is raised. Raises TrainingError
+        when the loss is not finite, or a checkpoint cannot be written.
         """
         self.started = time.perf_counter()
         with stop_wish() as self.stop:
             try:
-                return self._train()
-            except (KeyboardInterrupt, TrainingError, Stopped) as error:
-                if self.logger is not None:
-                    with contextlib.suppress(TrainingError):  # a full disk, perhaps
-                        self.logger.close(self.history)
-                if isinstance(error, Stopped):
-                    any_process(False)  # the first one that ended would have torchrun end the others
+                with contextlib.closing(self):
+                    return self._train()
+            except Stopped:
+                any_process(False)  # the first one that ended would have torchrun end the others
                 raise
-            finally:
-                for loader in (self.train_loader, self.test_loader):
-                    if isinstance(loader, Closing):
-                        loader.close()
+
+    def close(self) -> None:
+        """End dataloader workers and logging, and unlock the run folder. ``train`` does so itself, whatever it raises."""
+        for loader in (self.train_loader, self.test_loader):
+            if isinstance(loader, Closing):
+                loader.close()
+        if self.logger is not None:
+            with contextlib.suppress(TrainingError):  # a full disk, perhaps, which the error under way says
+                self.logger.close(self.history)
 
     def _train(self) -> dict[str, Any]:
-        broadcast_([*self.distiller.learnable_parameters(), *self._buffers()])
+        if self.step == 0:  # within an epoch every rank has buffers of its own
+            broadcast_([*self.distiller.learnable_parameters(), *self._buffers()])
         try:
             if self.distiller.teacher is not None:
                 # A teacher that loaded wrongly shows here, before hours of training; so does a copy for inference that is
@@ -580,7 +596,8 @@ class BaseTrainer:
         if self.average is not None:
             averaged = copy.deepcopy(self.average.module)  # a run stopped in what follows saves the average as it is
             self.train_loader.set_epoch(self.epochs)
-            update_bn((batch for batch in self._until_stopped(self.train_loader) if len(batch[1])), averaged)
+            batches = enumerate(self._until_stopped(self.train_loader))
+            update_bn((batch for step, batch in batches if len(batch[1]) and self._is_trained_on(step)), averaged)
             average_over_processes_(averaged.buffers())
             summary["average_top1"] = self._evaluate(averaged)["top1"]
             summary["average_epochs"] = int(self.average.n_averaged)
@@ -621,6 +638,8 @@ class BaseTrainer:
         return own | {
             "rng": from_all(own["rng"]),
             "averages": from_all(own["averages"]),
+            # Batch norm's statistics and a method's own buffers differ between ranks until the end of an epoch.
+            "buffers": from_all([b.cpu() for b in self._buffers()]) if self.step and world_size() > 1 else None,
             "best": max((row["test_top1"] for row in self.history), default=None),
             "seconds": self._elapsed(),
             "config": self.config,
@@ -633,6 +652,10 @@ class BaseTrainer:
         """Continue from what :meth:`state_dict` gave, in a trainer built from the same settings."""
         own = {key: state[key][rank()] if rank() < len(state[key]) else self._own_state()[key] for key in ("rng", "averages")}
         self._restore(state | own)
+        buffers = state.get("buffers") or []  # earlier versions saved those of rank 0 alone
+        if rank() < len(buffers):
+            for buffer, saved in zip(self._buffers(), buffers[rank()], strict=True):
+                buffer.copy_(saved)
         if len(state["rng"]) != world_size():  # fewer processes, or more, which keep generators of their own
             sums, counts = zip(*state["averages"], strict=True)
             self.averages.reset()
@@ -666,6 +689,7 @@ class BaseTrainer:
         return copy.deepcopy(self._own_state())
 
     def _restore(self, state: dict[str, Any]) -> None:
+        state = copy.deepcopy(state)  # optimizer, scheduler and history keep what they are given, and later steps change it
         self.distiller.student.load_state_dict(state["student"])
         self.distiller.load_own_state_dict(state["distiller"])
         try:
