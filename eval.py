@@ -62,7 +62,8 @@ def main() -> None:
             loader = build_test_loader(config, device)
         model = build_model(name, loader, dataset=dataset)
         try_images(model, torch.zeros(2, *loader.image_shape))
-        trained_on = load_weights(model, weights, data=loader.identity)
+        file = weights / "student_best" if weights.is_dir() else weights
+        trained_on = load_weights(model, file, data=loader.identity)
         result = evaluate(model.to(device), loader)
         if rank() == 0:
             if trained_on is not None and loader.identity is not None:

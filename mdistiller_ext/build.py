@@ -195,7 +195,7 @@ def load_weights(
     Args:
         data: what the network is to classify. Raises ConfigError for weights that were trained on other classes.
     """
-    content = checkpoint.load(_weights_file(path))
+    content = checkpoint.load(path)
     trained_on = DataIdentity.from_plain(dict.get(content, "data")) if isinstance(content, dict) else None
     changes = trained_on.class_changes(data) if trained_on is not None and data is not None else []
     if changes:
