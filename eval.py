@@ -15,7 +15,7 @@ import torch
 
 from mdistiller_ext.build import build_model, build_test_loader, choose_device, load_plugin, load_weights, teacher_path
 from mdistiller_ext.config import load_config
-from mdistiller_ext.distributed import first_on_this_machine, group, rank
+from mdistiller_ext.distributed import group, local_rank_zero_first, rank
 from mdistiller_ext.errors import ConfigError, MissingFileError, Note, Parser, run_command
 from mdistiller_ext.evaluate import evaluate, try_images
 from mdistiller_ext.models import check_model_name
@@ -56,7 +56,7 @@ def main() -> None:
 
     with group():
         device = choose_device(config.SOLVER.DEVICE)
-        with first_on_this_machine():  # weights and data may have to be downloaded
+        with local_rank_zero_first():  # weights and data may have to be downloaded
             if arguments.ckpt == "pretrain":
                 weights = teacher_path(name, dataset, config.DISTILLER.TEACHER_CKPT, config.DATASET.ROOT)
             loader = build_test_loader(config, device)

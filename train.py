@@ -25,11 +25,10 @@ from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import group, rank, restarted, world_size
 from mdistiller_ext.errors import Parser, from_here, python_command, run_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
-from mdistiller_ext.notes import NoteRecorder
 from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
 from mdistiller_ext.rng import refusals
-from mdistiller_ext.run_folder import Resume, run_folder
+from mdistiller_ext.run import NoteRecorder, Resume, run_folder
 
 
 def parse_arguments() -> argparse.Namespace:

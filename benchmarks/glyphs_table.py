@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from mdistiller_ext.config import differences, load_config
-from mdistiller_ext.run_folder import run_folder
+from mdistiller_ext.run import run_folder
 
 RECIPES = {
     "student alone": "none/resnet8",

@@ -22,25 +22,14 @@ from . import checkpoint
 from .config import default_config, hyper_parameters, solver_arguments, stream_options
 from .data import DataIdentity, Loader, create_loaders, create_test_loader, mix_seeds
 from .distillers import Distiller, create_distiller
-from .distributed import first_on_this_machine, from_all, from_first, launched, local_rank, rank, world_size
-from .errors import ROOT, ConfigError, CorruptFileError, MissingFileError, UserError, from_here, listing, python_command
+from .distributed import all_gather_object, broadcast_object, launched, local_rank, local_rank_zero_first, rank, world_size
+from .errors import ROOT, ConfigError, MissingFileError, from_here, listing, python_command
 from .fetch import fetch_torchvision_weights
 from .inference import InferenceNetwork, InferencePath, forward_hooks
-from .logger import RunLogger
 from .models import LIBRARIES, check_model_name, create_model, find_architectures, list_models, pretrained_url
-from .notes import NoteRecorder
-from .provenance import record_start
 from .registry import DATASETS, DISTILLERS, TRAINERS
 from .rng import be_deterministic, seed_generators
-from .run_folder import (
-    Resume,
-    changed_plugins,
-    changed_settings,
-    check_resumable,
-    keep_plugins,
-    lock_folder,
-    prepare_folder,
-)
+from .run import NoteRecorder, Resume, Run, RunIdentity, check_resumable, load_checkpoint
 from .trainers import BaseTrainer
 
 # ImageNet weights that torchvision lacks: where GDKD's repository keeps them.
@@ -370,7 +359,7 @@ def build_trainer(
         check_resumable(folder)
     teacher_weights, teacher_hash, student_weights = None, None, None
     device = choose_device(config.SOLVER.DEVICE)
-    with first_on_this_machine():  # weights and data may have to be downloaded
+    with local_rank_zero_first():  # weights and data may have to be downloaded
         if DISTILLERS.get(settings.TYPE).needs_teacher:
             teacher_weights = teacher_path(settings.TEACHER, dataset, settings.TEACHER_CKPT, config.DATASET.ROOT)
             teacher_hash = hashlib.sha256(teacher_weights.read_bytes()).hexdigest()
@@ -379,9 +368,8 @@ def build_trainer(
         train_loader, test_loader = build_loaders(config, device)
     data = train_loader.identity
     assert data is not None
-    plugins = plugins or {}
-    plugin_hashes = {name: hashlib.sha256(source).hexdigest() for name, source in plugins.items()}
-    _check_same_everywhere(config, teacher_hash, plugin_hashes, data)
+    identity = RunIdentity(config, teacher_hash, data, plugins or {})
+    _check_same_job(identity)
     seed_generators(seed)
     student = build_model(settings.STUDENT, train_loader, dataset=dataset, init=settings.STUDENT_INIT)
     teacher = None
@@ -402,98 +390,37 @@ def build_trainer(
         test_loader,
         **solver_arguments(config),
         save_checkpoint_freq=config.LOG.SAVE_CHECKPOINT_FREQ,
-        folder=folder if rank() == 0 else None,
-        config=config.dump(),
-        teacher_hash=teacher_hash,
-        plugins=plugin_hashes,
-        data=data.plain(),
         stream_options=stream_options(config, config.SOLVER.TRAINER),
     )
     limits = _accelerate(distiller, config, train_loader, hooks)
     if folder is not None:
-        limits += _open_folder(trainer, folder, config, resume, plugins, notes)
-    if trainer.logger is not None:
-        for limit in limits:
-            trainer.logger.note(limit)
+        limits += _open_run(trainer, folder, identity, resume, notes)
+    for limit in limits:
+        trainer.recorder.note(limit)
     return trainer
 
 
-def _open_folder(
-    trainer: BaseTrainer,
-    folder: Path,
-    config: CfgNode,
-    resume: Resume,
-    plugins: Mapping[str, bytes],
-    recorder: NoteRecorder | None,
+def _open_run(
+    trainer: BaseTrainer, folder: Path, identity: RunIdentity, resume: Resume, notes: NoteRecorder | None
 ) -> list[str]:
-    """Give the trainer its logger and the state to go on from, which the first process reads for all; notes on that state."""
+    """Record to a run folder, on rank 0, and load its newest checkpoint on every rank; returns notes on what was loaded."""
     with contextlib.ExitStack() as stack:
-        newest = None
+        run = None
         if rank() == 0:
-            unlock = lock_folder(folder)
-            stack.callback(unlock)
-            newest = prepare_folder(folder, config, resume=resume)
-            if newest is None and trainer.data is not None and trainer.data["classes"]:
-                names = os.fsencode("".join(f"{name}\n" for name in trainer.data["classes"]))
-                checkpoint.write_atomically(folder / "classes.txt", names)
-        newest = from_first(newest)
-        notes = [] if newest is None else _load_state(trainer, *newest)
-        if rank() == 0:
-            keep_plugins(folder, plugins)
-            record_start(folder / "provenance.json", trainer.device, epoch=trainer.epoch, step=trainer.step)
-            trainer.logger = RunLogger(
-                folder,
-                title=folder.name,
-                first_epoch=trainer.epoch + 1,
-                wandb_project=config.EXPERIMENT.PROJECT if config.LOG.WANDB else None,
-                settings=config,
-                notes=recorder,
-                at_end=unlock,
-            )
-            stack.pop_all()  # from now on the logger unlocks it
-    return notes
+            run = stack.enter_context(Run(folder, identity, resume=resume, notes=notes or NoteRecorder()))
+        newest = broadcast_object(run.newest if run is not None else None)
+        loaded = [] if newest is None else load_checkpoint(trainer.state, identity, *newest)
+        if run is not None:
+            run.start(trainer.device, trainer.state.history, step=trainer.state.step)
+            trainer.record_to(run)
+        stack.pop_all()  # the trainer closes the run
+    return loaded
 
 
-def _load_state(trainer: BaseTrainer, file: Path, state: dict[str, Any]) -> list[str]:
-    """Put a run's checkpoint, of that file, into a trainer; what is then not as before, as notes."""
-    if state["teacher_hash"] != trainer.teacher_hash:
-        raise ConfigError(
-            f"the teacher's checkpoint is not the one that the run in {file.parent} began with (SHA-256 "
-            f"{str(state['teacher_hash'])[:12]}..., now {str(trainer.teacher_hash)[:12]}...): put that back, or start a new run"
-        )
-    data, began_with = DataIdentity.from_plain(trainer.data), DataIdentity.from_plain(state.get("data"))
-    changes = began_with.changes(data) if began_with is not None and data is not None else []
-    if changes:
-        raise ConfigError(
-            f"the data (DATASET.ROOT) are not those that the run in {file.parent} began with ({'; '.join(changes)}): "
-            "put those back, or start a new run"
-        )
-    notes = changed_plugins(file.parent, state.get("plugins") or {}, trainer.plugins)
-    try:
-        trainer.load_state_dict(state)
-    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        why = " ".join(f"{'' if isinstance(error, UserError) else type(error).__name__} {error}".split())[:200]
-        raise CorruptFileError(f"{file} does not fit this run: {why}") from error
-    before = len(state["rng"])
-    if before == world_size():
-        return notes
-    return [
-        *notes,
-        f"the run was on {before} process{'es' * (before > 1)} and goes on with {world_size()}: the same batches and steps, "
-        "but no longer bit for bit, as sums are taken in another order, batch norm without SOLVER.SYNC_BN sees parts of "
-        "batches of another size, and random layers such as dropout draw other numbers",
-    ]
-
-
-def _check_same_everywhere(config: CfgNode, teacher_hash: str | None, plugins: dict[str, str], data: DataIdentity) -> None:
-    """Raise ConfigError unless all processes do the same job: on several machines, one may have other files or another yaml."""
-    for other, (settings, teacher, files, theirs) in enumerate(from_all((config.dump(), teacher_hash, plugins, data))):
-        problems = changed_settings(settings, config)
-        if teacher != teacher_hash:
-            problems.append("another checkpoint of the teacher")
-        if files != plugins:
-            problems.append("other plug-ins")
-        problems += theirs.changes(data)
+def _check_same_job(identity: RunIdentity) -> None:
+    """Raise ConfigError unless all ranks do the same job: on several machines, one may have other files or another yaml."""
+    for other, theirs in enumerate(all_gather_object(identity)):
+        problems = theirs.differences(identity)
         if problems:
             raise ConfigError(f"process {other} has another job than process {rank()}: {listing(problems, '; ')}")
 

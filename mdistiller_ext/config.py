@@ -32,8 +32,7 @@ from .upstream import OTHER_METHODS, translate
 
 _GROUPS = ("EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG")
 # Arguments of BaseTrainer that are objects or plumbing, not settings of the recipe.
-_NOT_SETTINGS = {"save_checkpoint_freq", "folder", "logger", "config", "merge", "stream_options"}
-_NOT_SETTINGS |= {"teacher_hash", "plugins", "data"}
+_NOT_SETTINGS = {"save_checkpoint_freq", "merge", "stream_options"}
 # What the items of lists are that are empty by default.
 _ITEMS = {"DATASET.STRONG": "", "DATASET.MEAN": 0.0, "DATASET.STD": 0.0, "SOLVER.NO_DECAY": ""}
 _LEAST = {

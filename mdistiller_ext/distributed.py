@@ -1,7 +1,7 @@
-"""Several processes that train one model, as torchrun starts them: who they are, and all that they tell each other.
+"""Ranks of a distributed training run, started by torchrun, and every collective operation between them.
 
-Every exchange between processes is in this file; with one process each is nothing. Gradients are added up here and not by
-DistributedDataParallel, which passes over every backward pass after the first of a step without a word.
+With a single rank each operation is the identity. Gradients are reduced here and not by DistributedDataParallel, which
+synchronises the first backward pass of a step and, without an error, none after it.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from torch import Tensor
 
 from .errors import ConfigError, TrainingError
 
-_PATIENCE = datetime.timedelta(minutes=30)  # a rank may wait that long: another one downloads data, say
+_TIMEOUT = datetime.timedelta(minutes=30)  # long enough for another rank to download a data set
 
 T = TypeVar("T")
 
 
 def world_size() -> int:
-    """Number of processes that train together."""
+    """Number of ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process among them; 0 is the one that writes files and talks."""
+    """Rank of this process; rank 0 writes files and prints."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def launched() -> tuple[int, int]:
-    """``(rank, world size)`` as torchrun's environment says, also before and after :func:`group`."""
+    """``(rank, world size)`` of torchrun's environment, also before and after :func:`group`."""
     try:
         of_env = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError as error:
@@ -50,45 +50,45 @@ def restarted() -> bool:
 
 
 def local_rank() -> int:
-    """This process among those of its machine."""
+    """Rank of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0")) if launched()[1] > 1 else 0
 
 
 @contextlib.contextmanager
 def group() -> Iterator[None]:
-    """The processes that torchrun started, joined while the block runs; nothing without torchrun.
+    """Initialise the default process group while the block runs; without torchrun do nothing.
 
-    CPU tensors travel by gloo, CUDA tensors by NCCL. Raises TrainingError where the others cannot be reached.
+    CPU tensors use gloo, CUDA tensors NCCL. Raises TrainingError where the other ranks cannot be reached.
     """
     if launched()[1] == 1 or world_size() > 1:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     with _reachable():
-        store, own_rank, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+        store, own_rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
         store = _of_this_start(store, own_rank, size)
-        dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=_PATIENCE)
+        dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=_TIMEOUT)
     try:
         yield
     finally:
-        # In torch 2.6 this waits, with Python's lock, for gloo's threads, of which one may want that lock for its last tensor.
+        # In torch 2.6 this waits for gloo's threads while it holds the GIL, which one of them may need for its last tensor.
         time.sleep(0.1)
         with contextlib.suppress(RuntimeError):  # of a process that the others have left
             dist.destroy_process_group()
 
 
 def _of_this_start(store: dist.Store, own_rank: int, size: int) -> dist.Store:
-    """A part of torchrun's store that only the processes of this start know.
+    """Part of torchrun's store under a prefix that only the processes of this start know.
 
-    The store outlives a restart, and with it the addresses of processes that are gone, which new ones would take for those
-    of their peers (pytorch#135712). The count of restarts could not tell them apart: it differs between machines. So the
-    first process answers the others, each of which has sent it a word that nobody said before.
+    The store outlives a restart, and with it the addresses of processes that have ended, which new ones would take for those
+    of their peers (pytorch#135712). The count of restarts cannot tell them apart: it differs between machines. So rank 0
+    answers each other rank, which has sent it a random word.
     """
-    word, until = uuid.uuid4().hex, time.monotonic() + _PATIENCE.total_seconds()
+    word, until = uuid.uuid4().hex, time.monotonic() + _TIMEOUT.total_seconds()
     waiting_for = set(range(1, size)) if own_rank == 0 else {0}
     while waiting_for:
         if time.monotonic() > until:
-            raise TimeoutError(f"no word of process {min(waiting_for)} for {_PATIENCE}")
+            raise TimeoutError(f"no answer of process {min(waiting_for)} for {_TIMEOUT}")
         if own_rank:
             store.set(f"hello/{own_rank}", word)
             start, _, answered = store.get(f"welcome/{own_rank}").decode().partition(" ")
@@ -106,7 +106,7 @@ def _of_this_start(store: dist.Store, own_rank: int, size: int) -> dist.Store:
 
 @contextlib.contextmanager
 def _reachable() -> Iterator[None]:
-    """What torch says when another process has gone, in many ways, as one line."""
+    """Turn torch's errors about unreachable ranks into a TrainingError of one line."""
     try:
         yield
     except TrainingError:
@@ -117,16 +117,16 @@ def _reachable() -> Iterator[None]:
         ) from error
 
 
-# ---- whose rows ---------------------------------------------------------------------------------------------------
+# ---- rows of a batch ----------------------------------------------------------------------------------------------
 
 
-def shares(count: int) -> list[int]:
-    """How many of a batch's ``count`` rows each process takes: row ``i`` goes to process ``i % world_size``."""
-    others = world_size()
-    return [len(range(first, count, others)) for first in range(others)]
+def local_batch_sizes(count: int) -> list[int]:
+    """Number of a batch's ``count`` rows on each rank: row ``i`` belongs to rank ``i % world_size``."""
+    ranks = world_size()
+    return [len(range(first, count, ranks)) for first in range(ranks)]
 
 
-class _GatherRows(torch.autograd.Function):
+class _AllGatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, sizes: Sequence[int]) -> Tensor:
         ctx.sizes, ctx.given = sizes, len(rows)
@@ -142,33 +142,33 @@ class _GatherRows(torch.autograd.Function):
         own, start = ctx.sizes[rank()], sum(ctx.sizes[: rank()])
         gradient = gradients[0].new_zeros(ctx.given, *gradients[0].shape[1:])
         if own:
-            # Gradients are weighted by a process's share of the batch when they are added up; these are whole.
+            # Gradients are weighted by a rank's share of the batch when they are summed; these are not shares yet.
             gradient[:own] = gradients[0][start : start + own] * (sum(ctx.sizes) / own)
         return gradient, None
 
 
-def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Everybody's rows, process by process: ``[n, ...]`` -> ``[N, ...]``; gradients go back to one's own.
+def all_gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Concatenate the rows of all ranks, rank by rank: ``[n, ...]`` -> ``[N, ...]``; gradients reach this rank's rows.
 
     Args:
-        sizes: how many rows each process brings (see shares); more than that, at the end of ``rows``, do not count.
+        sizes: number of rows of each rank (see local_batch_sizes); further rows, at the end of ``rows``, are left out.
     """
     if world_size() == 1:
         return rows
-    gathered: Tensor = _GatherRows.apply(rows, sizes)
+    gathered: Tensor = _AllGatherRows.apply(rows, sizes)
     return gathered
 
 
-# ---- gradients, sums, agreement -----------------------------------------------------------------------------------
+# ---- gradients and other reductions -------------------------------------------------------------------------------
 
 
 class GradientExchange:
-    """Adds up the gradients of all processes, while this one goes on to its next backward pass.
+    """Asynchronous weighted sum of the gradients of all ranks, which overlaps the next backward pass.
 
-    Takes the gradients that are there out of ``.grad``; :meth:`wait` puts the sums in their place.
+    Takes the gradients out of ``.grad``; :meth:`wait` puts the sums in their place.
 
     Args:
-        weight: this process's share of the batch, so that the sum of its means is the mean over the whole batch.
+        weight: this rank's share of the batch, so that the sum of the ranks' means is the mean over the whole batch.
     """
 
     def __init__(self, parameters: Iterable[Tensor], weight: float) -> None:
@@ -179,7 +179,7 @@ class GradientExchange:
             of_dtype = [p for p in self._reached if p.dtype == dtype]
             bucket = torch.empty(sum(p.numel() for p in of_dtype), dtype=dtype, device=of_dtype[0].device)
             parts = bucket.split([p.numel() for p in of_dtype])
-            # In each parameter's own memory layout: what comes back is added to buffers of that layout.
+            # In each parameter's own memory layout: the sums are added to buffers of that layout.
             sums = [part.as_strided(p.shape, p.stride()) for part, p in zip(parts, of_dtype, strict=True)]
             torch._foreach_copy_(sums, [p.grad for p in of_dtype if p.grad is not None])
             # Zero times a gradient that is not finite is not zero.
@@ -199,36 +199,41 @@ class GradientExchange:
             p.grad = total
 
 
-class Agreement:
-    """Wishes that one process may have and all must follow, known to everybody one call later.
+class AsyncAnyReduce:
+    """Logical OR of flags across ranks, one call late.
 
-    Later, because the question then travels while the processes work: nobody waits for it. Every process must call it as
-    often as the others. A single process has its wishes at once.
+    The all-reduce overlaps the work between two calls, so that no rank waits for it. Every rank must call it equally often.
+    On a single rank the flags are returned at once.
     """
 
     def __init__(self) -> None:
-        self._asked: Tensor | None = None
+        self._flags: Tensor | None = None
         self._work: Any = None
 
-    def __call__(self, *wishes: bool) -> list[bool]:
+    def __call__(self, *flags: bool) -> list[bool]:
         if world_size() == 1:
-            return list(wishes)
+            return list(flags)
         with _reachable():
             if self._work is not None:
                 self._work.wait()
-            granted = [False] * len(wishes) if self._asked is None else [bool(wish) for wish in self._asked.tolist()]
-            self._asked = torch.tensor(wishes, dtype=torch.uint8)
-            self._work = dist.all_reduce(self._asked, dist.ReduceOp.MAX, async_op=True)
-        return granted
+            reduced = [False] * len(flags) if self._flags is None else [bool(flag) for flag in self._flags.tolist()]
+            self._flags = torch.tensor(flags, dtype=torch.uint8)
+            self._work = dist.all_reduce(self._flags, dist.ReduceOp.MAX, async_op=True)
+        return reduced
 
 
-def any_process(wish: bool) -> bool:
-    """Whether any process says so, known at once."""
-    return bool(sum_over_processes(torch.tensor(float(wish))))
+def any_reduce(flag: bool) -> bool:
+    """Logical OR of a flag across ranks."""
+    return bool(all_reduce_sum(torch.tensor(float(flag))))
 
 
-def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The tensor added up over all processes, as a new one."""
+def barrier() -> None:
+    """Wait until every rank is here."""
+    all_reduce_sum(torch.zeros(()))
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum of a tensor over all ranks, as a new tensor."""
     if world_size() == 1:
         return tensor
     total = tensor.clone()
@@ -238,16 +243,16 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def average_over_processes_(tensors: Iterable[Tensor]) -> None:
-    """Replace floating-point tensors by their means over all processes."""
+def all_reduce_mean_(tensors: Iterable[Tensor]) -> None:
+    """Replace floating-point tensors by their means over all ranks, in place."""
     for tensor in tensors:
         if world_size() > 1 and tensor.is_floating_point():
-            tensor.copy_(sum_over_processes(tensor) / world_size())
+            tensor.copy_(all_reduce_sum(tensor) / world_size())
 
 
 @torch.no_grad()
 def broadcast_(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors by those of process 0."""
+    """Replace tensors by those of rank 0, in place."""
     if world_size() == 1:
         return
     for tensor in tensors:
@@ -257,8 +262,8 @@ def broadcast_(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(values)
 
 
-def from_first(value: T) -> T:
-    """The value that process 0 has."""
+def broadcast_object(value: T) -> T:
+    """Value of rank 0."""
     box = [value]
     if world_size() > 1:
         with _reachable():
@@ -266,8 +271,8 @@ def from_first(value: T) -> T:
     return box[0]
 
 
-def from_all(value: T) -> list[T]:
-    """The values of all processes, process by process."""
+def all_gather_object(value: T) -> list[T]:
+    """Values of all ranks, in their order."""
     values: list[Any] = [value] * world_size()
     if world_size() > 1:
         with _reachable():
@@ -276,10 +281,10 @@ def from_all(value: T) -> list[T]:
 
 
 @contextlib.contextmanager
-def first_on_this_machine() -> Iterator[None]:
-    """The others of a machine come after its first process, which may fetch or draw what they then find."""
+def local_rank_zero_first() -> Iterator[None]:
+    """Run the block on each machine's local rank 0 first, then on its other ranks, which find what that downloaded or drew."""
     if local_rank():
-        any_process(False)
+        barrier()
     yield
     if not local_rank():
-        any_process(False)
+        barrier()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .distributed import sum_over_processes
+from .distributed import all_reduce_sum
 
 
 class Averages:
@@ -41,7 +41,7 @@ class Averages:
 
     def read(self) -> dict[str, float]:
         """The means so far; not a number where there are no samples. Synchronises with the device, and the processes."""
-        *sums, count = sum_over_processes(torch.cat([self.sums, self.sums.new_tensor([self.count])])).tolist()
+        *sums, count = all_reduce_sum(torch.cat([self.sums, self.sums.new_tensor([self.count])])).tolist()
         return {name: total / count if count else float("nan") for name, total in zip(self.names, sums, strict=True)}
 
 

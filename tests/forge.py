@@ -129,8 +129,8 @@ def _import_everything() -> None:
     """Also what a run imports on its way. No gradient is computed: torch's are not to be had after a fork."""
     from runs import drawn_quickly
 
-    from mdistiller_ext import logger
     from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
+    from mdistiller_ext.run import logger
 
     importlib.import_module("torch._dynamo")
     for registry in (DATASETS, DISTILLERS, MODELS, TRAINERS):

@@ -36,12 +36,12 @@ from runs import (
 )
 from tqdm import tqdm
 
-from mdistiller_ext import checkpoint, provenance
+from mdistiller_ext import checkpoint
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.models import create_model
 from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
-from mdistiller_ext.run_folder import run_folder
+from mdistiller_ext.run import provenance, run_folder
 
 MAIN_JOB = "configs/glyphs/deepkd/res20_res8.yaml"
 ALWAYS = {
@@ -1013,7 +1013,7 @@ def test_a_disk_that_is_full_only_for_tensorboard_ends_the_run_too(tiny: list[st
     plugin = tmp_path / "full.py"
     plugin.write_text(
         f"""
-from mdistiller_ext import tensorboard
+from mdistiller_ext.run import tensorboard
 
 record, written = tensorboard._record, 0
 

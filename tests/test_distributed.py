@@ -28,11 +28,21 @@ from mdistiller_ext.config import load_config
 from mdistiller_ext.data import DataIdentity, InMemoryLoader
 from mdistiller_ext.data.identity import SplitIdentity
 from mdistiller_ext.distillers import Distiller, Output, Progress, create_distiller
-from mdistiller_ext.distributed import Agreement, GradientExchange, gather_rows, rank, shares, sum_over_processes, world_size
+from mdistiller_ext.distributed import (
+    AsyncAnyReduce,
+    GradientExchange,
+    all_gather_rows,
+    all_reduce_sum,
+    local_batch_sizes,
+    rank,
+    world_size,
+)
 from mdistiller_ext.errors import Stopped
 from mdistiller_ext.evaluate import evaluate
 from mdistiller_ext.registry import TRAINERS
+from mdistiller_ext.run import RunIdentity
 from mdistiller_ext.trainers import BaseTrainer
+from mdistiller_ext.trainers.recorder import Recorder
 
 CLASSES = 10
 LARGEST = "largest difference of a weight between one process and several after 20 steps in float64"
@@ -232,18 +242,18 @@ def test_a_single_stream_is_torchs_distributed_data_parallel(processes: Processe
 
 
 def test_shares_cover_a_batch_and_differ_by_one_at_most(processes: Processes) -> None:
-    assert processes(4, shares, 10) == [[3, 3, 2, 2]] * 4
-    assert processes(4, shares, 2) == [[1, 1, 0, 0]] * 4
-    assert shares(7) == [7]
+    assert processes(4, local_batch_sizes, 10) == [[3, 3, 2, 2]] * 4
+    assert processes(4, local_batch_sizes, 2) == [[1, 1, 0, 0]] * 4
+    assert local_batch_sizes(7) == [7]
 
 
 def gather_and_square() -> tuple[Tensor, Tensor, Tensor]:
     sizes = [2, 0]
     rows = torch.tensor([[1.0], [2.0]] if rank() == 0 else [[9.0]], dtype=torch.float64, requires_grad=True)
-    everything = gather_rows(rows, sizes)
+    everything = all_gather_rows(rows, sizes)
     (everything.square().sum() * sizes[rank()] / 2).backward()  # weighted as the trainer does
     assert rows.grad is not None
-    return everything.detach(), rows.grad, sum_over_processes(rows.grad.sum())
+    return everything.detach(), rows.grad, all_reduce_sum(rows.grad.sum())
 
 
 def test_gathered_rows_are_those_that_count_and_gradients_go_home(processes: Processes) -> None:
@@ -300,7 +310,7 @@ def test_a_process_without_images_adds_nothing_whatever_its_gradient(processes: 
 
 
 def agree() -> list[list[bool]]:
-    agreement = Agreement()
+    agreement = AsyncAnyReduce()
     return [agreement(rank() == 1 and call == 2, rank() == 0 and call == 3) for call in range(5)]
 
 
@@ -339,19 +349,19 @@ def train_over_nan(on_nan: str, bad_rank: int | None) -> dict[str, Any]:
 
     def poisoned(*arguments: Any) -> dict[str, Tensor]:
         parts = losses(*arguments)
-        if trainer.step == 3 and rank() == bad_rank:
+        if trainer.state.step == 3 and rank() == bad_rank:
             parts["target/tckd"] = parts["target/tckd"] * math.nan
         return parts
 
     trainer.distiller.losses = poisoned  # type: ignore[method-assign]
     if bad_rank is None:
-        step = trainer._quick_step
-        trainer._quick_step = lambda *batch: None if trainer.step == 3 else step(*batch)  # type: ignore[method-assign]
+        step = trainer.fast_step
+        trainer.fast_step = lambda batch: None if trainer.state.step == 3 else step(batch)
     trainer.train()
     return {
         "student": trainer.distiller.student.state_dict(),
-        "skipped": trainer.skipped,
-        "loss": trainer.history[0]["train_loss"],
+        "skipped": trainer.state.skipped,
+        "loss": trainer.state.history[0]["train_loss"],
     }
 
 
@@ -392,26 +402,32 @@ class Memory(Distiller):
 def stop_and_resume(folder: Path) -> tuple[list[dict[str, Any]], list[Tensor]]:
     """Final states of a run and of the same run stopped in its first epoch by rank 1 and resumed; memories when it resumed."""
 
-    def trainer(folder: Path | None = None) -> BaseTrainer:
+    class Latest(Recorder):
+        def save_latest(self, state: dict[str, Any]) -> None:
+            if rank() == 0:
+                checkpoint.save(folder / "latest", state)
+
+    def trainer() -> BaseTrainer:
         torch.manual_seed(1)
         student, teacher = Network(True), Network(True)
-        return BaseTrainer(Memory(student, teacher), *loaders(), epochs=2, lr=0.05, lr_scheduler="onecycle", folder=folder)
+        return BaseTrainer(Memory(student, teacher), *loaders(), epochs=2, lr=0.05, lr_scheduler="onecycle")
 
-    whole, stopped, resumed = trainer(), trainer(folder if rank() == 0 else None), trainer()
+    whole, stopped, resumed = trainer(), trainer(), trainer()
+    stopped.record_to(Latest())
     whole.train()
     step = stopped.train_step
 
     def train_step(*batch: Tensor) -> Any:
-        stopped.stop.made = rank() == 1 and stopped.step == 3
+        stopped.shutdown.made = rank() == 1 and stopped.state.step == 3
         return step(*batch)
 
     stopped.train_step = train_step  # type: ignore[method-assign]
     with pytest.raises(Stopped, match="in epoch 1, step 5 of 10"):
         stopped.train()
-    resumed.load_state_dict(checkpoint.load(folder / "latest"))
+    resumed.state.load_state_dict(checkpoint.load(folder / "latest"))
     memories = [buffer.clone() for name, buffer in resumed.distiller.named_buffers() if name == "memory"]
     resumed.train()
-    return [made.state_dict() | {"seconds": 0} for made in (whole, resumed)], memories
+    return [made.state.state_dict() | {"seconds": 0} for made in (whole, resumed)], memories
 
 
 def test_every_rank_resumes_with_its_own_buffers_within_an_epoch(processes: Processes, tmp_path: Path) -> None:
@@ -426,6 +442,7 @@ DISTURBER = """
 import os, pathlib, signal
 from mdistiller_ext.distributed import rank
 from mdistiller_ext.trainers import BaseTrainer
+from mdistiller_ext.trainers.recorder import Recorder
 
 step, taken, done = BaseTrainer.train_step, 0, pathlib.Path({done!r})
 times = len(done.read_text()) if done.exists() else 0
@@ -526,9 +543,9 @@ def test_torchrun_starts_processes_again_after_one_was_killed_and_they_go_on_exa
 def check_same(settings: list[str]) -> None:
     same, other = (DataIdentity(("a",), SplitIdentity(1, sha256)) for sha256 in ("x", f"of {rank()}"))
     config = load_config(None, [*settings, "LOG.PREFIX", f"/{rank()}"])
-    build._check_same_everywhere(config, "hash", {"m.py": "1"}, same)
+    build._check_same_job(RunIdentity(config, "hash", same, {"m.py": b"1"}))
     config = load_config(None, [*settings, "SOLVER.LR", 0.1 + rank()])
-    build._check_same_everywhere(config, "hash", {"m.py": str(rank())}, other)
+    build._check_same_job(RunIdentity(config, "hash", other, {"m.py": b"%d" % rank()}))
 
 
 def test_processes_with_different_jobs_do_not_start(processes: Processes, tiny: list[str]) -> None:

@@ -38,14 +38,15 @@ from runs import (
 )
 from torch import Tensor
 
-from mdistiller_ext import checkpoint, logger
+from mdistiller_ext import checkpoint
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.errors import CorruptFileError
 from mdistiller_ext.registry import DISTILLERS
-from mdistiller_ext.run_folder import run_folder
-from mdistiller_ext.signals import stop_wish
-from mdistiller_ext.trainers import BaseTrainer, base
+from mdistiller_ext.run import logger, run_folder
+from mdistiller_ext.trainers import BaseTrainer, averaging, base
+from mdistiller_ext.trainers import step as training_step
+from mdistiller_ext.trainers.shutdown import shutdown_request
 
 Figures = collections.Counter[str]
 SMALL = ["DATASET.LIMIT", "16", "SOLVER.BATCH_SIZE", "8"]
@@ -295,7 +296,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
     """nohup starts its command so."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop_wish() as wish:
+        with shutdown_request() as wish:
             os.kill(os.getpid(), signal.SIGHUP)
         assert not wish.made
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -305,7 +306,8 @@ def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
 
 def signal_during(monkeypatch: pytest.MonkeyPatch, place: str, turn: int) -> None:
     """SIGTERM to this process in the ``turn``-th call of a function of the loop, from 0."""
-    function, calls = getattr(base, place), 0
+    module = next(module for module in (base, training_step, averaging) if place in vars(module))
+    function, calls = getattr(module, place), 0
 
     def signalling(*arguments: Any) -> Any:
         nonlocal calls
@@ -314,7 +316,7 @@ def signal_during(monkeypatch: pytest.MonkeyPatch, place: str, turn: int) -> Non
         calls += 1
         return function(*arguments)
 
-    monkeypatch.setattr(base, place, signalling)
+    monkeypatch.setattr(module, place, signalling)
 
 
 PASSES = [
@@ -691,7 +693,7 @@ def test_whatever_ends_a_run_its_folder_is_unlocked_and_its_curves_are_drawn(
     step = BaseTrainer.train_step
 
     def train_step(self: BaseTrainer, *batch: Tensor) -> Any:
-        if (self.epoch, self.step) == (1, 1):
+        if (self.state.epoch, self.state.step) == (1, 1):
             raise error
         return step(self, *batch)
 
@@ -791,7 +793,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, bad: set[tuple[int, int]], how: str =
 
     def train_step(self: BaseTrainer, *batch: Tensor) -> Any:
         nonlocal now
-        now = (self.epoch + 1, self.step + 1)
+        now = (self.state.epoch + 1, self.state.step + 1)
         try:
             return step(self, *batch)
         finally:
@@ -809,11 +811,11 @@ def jump_over(monkeypatch: pytest.MonkeyPatch, bad: set[tuple[int, int]]) -> Non
     """A trainer that does not even look at these batches."""
     train = BaseTrainer._train_batch
 
-    def train_batch(self: BaseTrainer, *batch: Tensor, carefully: bool) -> None:
-        if (self.epoch + 1, self.step + 1) not in bad:
-            train(self, *batch, carefully=carefully)
+    def train_batch(self: BaseTrainer, *step_and_batch: Any) -> None:
+        if (self.state.epoch + 1, self.state.step + 1) not in bad:
+            train(self, *step_and_batch)
             return
-        self.step += 1
+        self.state.step += 1
         if self.scheduler_steps_each_batch:
             self.scheduler.step()
 

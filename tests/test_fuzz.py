@@ -35,7 +35,7 @@ from mdistiller_ext import build, checkpoint
 from mdistiller_ext.config import _flat, default_config, load_config
 from mdistiller_ext.data import create_test_loader
 from mdistiller_ext.errors import ConfigError, ConfigWarning, UserError
-from mdistiller_ext.run_folder import run_folder
+from mdistiller_ext.run import run_folder
 
 pytestmark = [
     pytest.mark.filterwarnings("always::mdistiller_ext.errors.ConfigWarning"),  # run_program's line, not an exception

@@ -10,7 +10,7 @@ import pytest
 
 from mdistiller_ext.config import load_config
 from mdistiller_ext.naming import file_name
-from mdistiller_ext.run_folder import run_folder
+from mdistiller_ext.run import run_folder
 
 MANY = {
     "SOLVER.TRAINER": "dot",

@@ -24,11 +24,11 @@ from mdistiller_ext.evaluate import evaluate
 from mdistiller_ext.models import create_model
 from mdistiller_ext.optim import ComponentSGD
 from mdistiller_ext.registry import DISTILLERS, TRAINERS
-from mdistiller_ext.run_folder import run_folder
+from mdistiller_ext.run import run_folder
 from mdistiller_ext.trainers import BaseTrainer, Stream
-from mdistiller_ext.trainers.base import merge_streams
 from mdistiller_ext.trainers.deepkd import DeepKDTrainer
 from mdistiller_ext.trainers.dot import DOTTrainer
+from mdistiller_ext.trainers.streams import merge_streams
 
 COMPONENTS = {
     "NONE": {"task/ce"},
@@ -466,10 +466,10 @@ def test_every_epoch_that_is_run_trains_on_all_images(tiny: list[str]) -> None:
     run = make_trainer(tiny, "DISTILLER.TYPE", "KD")
     for epoch in (1, 2):
         before = weights(run)
-        run.run_epoch(epoch)
-        assert run.averages.count == run.train_loader.num_images
+        run.run_epoch()
+        assert run.state.averages.count == run.train_loader.num_images
         assert not torch.equal(weights(run), before)
-        assert (run.epoch, run.step, len(run.history)) == (epoch, 0, epoch)
+        assert (run.state.epoch, run.state.step, len(run.state.history)) == (epoch, 0, epoch)
 
 
 # ---- small promises -----------------------------------------------------------------------------------------------
@@ -493,11 +493,11 @@ def test_trying_the_components_leaves_the_student_as_it_was(tiny: list[str]) -> 
 def test_training_after_a_restore_leaves_the_snapshot_as_it_was(tiny: list[str]) -> None:
     """So that one snapshot can be restored twice: optimizers and schedulers keep the tensors and lists that they load."""
     run = make_trainer(tiny, "DISTILLER.TYPE", "PRKD", "PRKD.AVERAGE_LAST", 3, "SOLVER.LR_SCHEDULER", "onecycle")
-    run.run_epoch(1)
-    snapshot = run._snapshot()
+    run.run_epoch()
+    snapshot = run.state.snapshot()
     expected = copy.deepcopy(snapshot)
-    run._restore(snapshot)
-    run.run_epoch(2)
+    run.state.restore(snapshot)
+    run.run_epoch()
     assert_identical(snapshot, expected)
 
 

@@ -18,7 +18,7 @@ from conftest import ROOT
 from mdistiller_ext.config import load_config
 from mdistiller_ext.errors import ConfigError, ConfigWarning, UnknownNameError
 from mdistiller_ext.registry import DISTILLERS
-from mdistiller_ext.trainers.base import schedule
+from mdistiller_ext.trainers.schedule import schedule
 
 with open(ROOT / "tests" / "golden" / "recipes.csv", encoding="utf-8", newline="") as _file:
     RECIPES = [row for row in csv.DictReader(_file) if row["distiller"] in DISTILLERS]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..distributed import gather_rows
+from ..distributed import all_gather_rows
 from ..errors import ConfigError, listing
 from ..evaluate import eval_mode, try_images
 from ..inference import InferencePath
@@ -87,8 +87,8 @@ class Distiller(nn.Module):
     config_keys: ClassVar[dict[str, str]] = {}
     # The students of how many last epochs are averaged at the end of training; 0 is none.
     average_last: int = 0
-    # How many rows of the batch each process has, where several train together.
-    shares: list[int] | None = None
+    # Number of the batch's rows on each rank, where there are several.
+    batch_sizes: list[int] | None = None
     # What the student's forward pass computes in where that is no loss of accuracy (torch.autocast); losses are in float32.
     autocast: torch.dtype | None = None
     # What runs in the teacher's place, where that is faster.
@@ -147,7 +147,7 @@ class Distiller(nn.Module):
         For losses of relations between samples, which are no mean over samples: of the whole batch each process computes
         what a single one would.
         """
-        return gather_rows(rows, self.shares) if self.shares else rows
+        return all_gather_rows(rows, self.batch_sizes) if self.batch_sizes else rows
 
     def _check_outputs(self, student: Output, teacher: Output, labels: Tensor) -> None:
         for who, output in (("student", student), ("teacher", teacher)):

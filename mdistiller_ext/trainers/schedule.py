@@ -5,7 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from torch.optim import Optimizer
+from torch.optim import lr_scheduler as schedulers
+
 from ..errors import ConfigError
+
+
+def create_scheduler(
+    optimizer: Optimizer,
+    name: str,
+    *,
+    lr: float,
+    epochs: int,
+    steps: int,
+    stages: Sequence[int],
+    rate: float,
+    min_lr: float,
+    warmup_epochs: int,
+    warmup_factor: float,
+) -> schedulers.LambdaLR | schedulers.OneCycleLR:
+    """Scheduler ``onecycle``, to be stepped after every batch, ``steps`` an epoch; or :func:`schedule`'s, after every epoch."""
+    if name == "onecycle":
+        return schedulers.OneCycleLR(optimizer, lr, epochs=epochs, steps_per_epoch=steps, cycle_momentum=False)
+    final = min_lr / lr if lr else 0.0
+    rule = schedule(
+        name, epochs, stages=stages, rate=rate, final=final, warmup_epochs=warmup_epochs, warmup_factor=warmup_factor
+    )
+    return schedulers.LambdaLR(optimizer, rule)
 
 
 def schedule(

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ..distillers.base import ROLES
+from ..errors import ConfigError
+from ..registry import DISTILLERS, TRAINERS, Registry
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -45,3 +49,28 @@ def streams_fit(streams: Sequence[Stream], roles: Collection[str]) -> bool:
     """Whether every role is in a stream, and every stream has one of the roles."""
     covered = {role for stream in streams for role in stream.roles}
     return covered.issuperset(roles) and all(not set(roles).isdisjoint(stream.roles) for stream in streams)
+
+
+def fitting_trainers(roles: Collection[str]) -> list[str]:
+    """Names of the registered trainers that can train a method with components of these roles."""
+    return [name for name in TRAINERS if streams_fit(TRAINERS.get(name).streams(0.9), roles)]
+
+
+def check_roles(trainer: type, method: type, streams: Sequence[Stream], components: Sequence[str]) -> None:
+    """Raise ConfigError unless the method's components and the trainer's streams cover each other."""
+    roles = {name.split("/")[0] for name in components}
+    if streams_fit(streams, roles):
+        return
+    fitting = " or ".join(f"'{name}'" for name in fitting_trainers(roles))
+    raise ConfigError(
+        f"trainer '{_registered_name(TRAINERS, trainer)}' needs {_enumerate(['/'.join(s.roles) for s in streams])}; "
+        f"{_registered_name(DISTILLERS, method)} offers {_enumerate([role for role in ROLES if role in roles])}. Use {fitting}."
+    )
+
+
+def _registered_name(registry: Registry, entry: type) -> str:
+    return next((name for name in registry if registry.get(name) is entry), entry.__name__)
+
+
+def _enumerate(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,14 +1,16 @@
-"""Parameter groups with and without weight decay."""
+"""The optimizer of a training run: its streams, and parameter groups with and without weight decay."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..distillers.base import Distiller
 from ..errors import ConfigError
+from ..optim import ComponentSGD
+from .streams import Stream
 
 KINDS = ("norm", "bias")
 _NORMS = (
@@ -16,6 +18,33 @@ _NORMS = (
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
 )
+
+
+def create_optimizer(
+    distiller: Distiller,
+    streams: Sequence[Stream],
+    *,
+    lr: float,
+    weight_decay: float,
+    no_decay: Collection[str],
+    partial_momentum: float,
+    nesterov: bool,
+) -> ComponentSGD:
+    """ComponentSGD with a momentum for each stream; see there. Raises ConfigError for values out of range."""
+    decaying = next((stream for stream in streams if stream.decays), streams[0])
+    try:
+        return ComponentSGD(
+            decay_groups(distiller, no_decay),
+            lr,
+            {stream.name: stream.momentum for stream in streams},
+            weight_decay,
+            decay_on=decaying.name,
+            decay_moved=decaying.decay_moved,
+            partial_momentum=partial_momentum,
+            nesterov=nesterov,
+        )
+    except ValueError as error:
+        raise ConfigError(f"SOLVER: {error}") from error
 
 
 def decay_groups(distiller: Distiller, no_decay: Collection[str]) -> list[dict[str, Any]]:

@@ -19,10 +19,10 @@ import torch
 
 import mdistiller_ext
 
-from .checkpoint import write_atomically
-from .distributed import world_size
+from ..checkpoint import write_atomically
+from ..distributed import world_size
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 
 def record_start(file: Path, device: torch.device, **progress: int) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP as a wish that the work in progress ends well, instead of an exception anywhere in it."""
+"""Graceful shutdown: SIGTERM, SIGINT and SIGHUP set a flag that the training loop reads, instead of raising anywhere in it."""
 
 from __future__ import annotations
 
@@ -10,42 +10,41 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-_HANG_UP: int | None = getattr(signal, "SIGHUP", None)  # None on Windows
+_SIGHUP: int | None = getattr(signal, "SIGHUP", None)  # None on Windows
 
 
-class StopWish:
-    """Whether this process was asked to stop."""
+class ShutdownRequest:
+    """Whether this process was asked to stop: ``made`` is set by the signal handlers."""
 
     def __init__(self) -> None:
         self.made = False
 
-    def _make(self, number: int, frame: FrameType | None) -> None:
-        # A second Ctrl-C is from somebody who does not want to wait. SIGTERM comes twice where a scheduler sends it to every
-        # process and torchrun passes it on.
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        # A second Ctrl-C aborts. SIGTERM may come twice: a scheduler sends it to every process, and torchrun forwards it.
         if self.made and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.made = True
-        if number == _HANG_UP:
+        if number == _SIGHUP:
             _discard_output_to_closed_terminal()
 
 
 @contextlib.contextmanager
-def stop_wish() -> Iterator[StopWish]:
-    """Collect these signals while the block runs; a second SIGINT raises KeyboardInterrupt.
+def shutdown_request() -> Iterator[ShutdownRequest]:
+    """Handle these signals while the block runs; a second SIGINT raises KeyboardInterrupt.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored. Outside the main thread Python gives no signals: there the wish is
-    never made.
+    An ignored SIGHUP, as under nohup, stays ignored. Outside the main thread, where Python runs no signal handlers, no request
+    is ever made.
     """
-    wish = StopWish()
+    request = ShutdownRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield request
         return
     numbers: list[int] = [signal.SIGTERM, signal.SIGINT]
-    if _HANG_UP is not None and signal.getsignal(_HANG_UP) is not signal.SIG_IGN:
-        numbers.append(_HANG_UP)
-    before = {number: signal.signal(number, wish._make) for number in numbers}
+    if _SIGHUP is not None and signal.getsignal(_SIGHUP) is not signal.SIG_IGN:
+        numbers.append(_SIGHUP)
+    before = {number: signal.signal(number, request._handle) for number in numbers}
     try:
-        yield wish
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_atomically
-from .errors import Note, one_line
+from ..checkpoint import write_atomically
+from ..errors import Note, one_line
 
 
 class NoteRecorder:

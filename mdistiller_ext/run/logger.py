@@ -10,13 +10,14 @@ import csv
 import io
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_atomically
+from ..checkpoint import write_atomically
+from ..errors import Note
+from ..trainers.state import Row
 from .curves import draw_curves
-from .errors import Note
 from .notes import NoteRecorder
 from .tensorboard import ScalarWriter
 
@@ -40,7 +41,6 @@ class RunLogger:
         wandb_project: W&B project, or None for no W&B.
         settings: the run's configuration, shown in W&B.
         notes: recorder whose notes go to ``notes.txt`` from now on, those recorded so far included.
-        at_end: called when all is written.
     """
 
     def __init__(
@@ -52,12 +52,9 @@ class RunLogger:
         wandb_project: str | None = None,
         settings: dict[str, Any] | None = None,
         notes: NoteRecorder | None = None,
-        at_end: Callable[[], None] | None = None,
     ) -> None:
         self.folder = folder
         self.title = title
-        self._at_end = at_end
-        self._closed = False
         self._notes = notes or NoteRecorder()
         self._notes.write_to(folder / "notes.txt")
         self._tensorboard = ScalarWriter(folder / "train.events", first_epoch)
@@ -68,7 +65,7 @@ class RunLogger:
         print(text, flush=True)
         self._notes.add(text)
 
-    def epoch(self, history: list[dict[str, float]], epochs: int, images_per_second: float) -> None:
+    def epoch(self, history: Sequence[Row], epochs: int, images_per_second: float) -> None:
         """Record the history, a row an epoch as in ``metrics.csv``, the last one being new."""
         row = history[-1]
         parts = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if "/" in name)
@@ -86,29 +83,23 @@ class RunLogger:
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)
 
-    def finish(self, history: list[dict[str, float]], summary: dict[str, Any]) -> None:
+    def finish(self, history: Sequence[Row], summary: dict[str, Any]) -> None:
         """Write what is known at the end of a run."""
         self._write_records(history, best_acc=summary["best_top1"])
         write_atomically(self.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         if self._wandb is not None:
             self._wandb.run.summary["best_acc"] = summary["best_top1"]
-        self.close(history)
 
-    def close(self, history: list[dict[str, float]]) -> None:
-        """Draw the curves, end W&B's run and call ``at_end``, once; also for a run that was stopped."""
-        if self._closed:
-            return
-        self._closed = True
+    def close(self, history: Sequence[Row]) -> None:
+        """Draw the curves and end W&B's run; also for a run that was stopped."""
         try:
             if history:
                 write_atomically(self.folder / "curves.png", draw_curves(history, self.title))
+        finally:
             if self._wandb is not None:
                 self._wandb.finish()
-        finally:
-            if self._at_end is not None:
-                self._at_end()
 
-    def _write_records(self, history: list[dict[str, float]], best_acc: float | None = None) -> None:
+    def _write_records(self, history: Sequence[Row], best_acc: float | None = None) -> None:
         table = io.StringIO()
         writer = csv.DictWriter(table, fieldnames=list(history[-1]), lineterminator="\n")
         writer.writeheader()

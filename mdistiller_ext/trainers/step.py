@@ -1,0 +1,131 @@
+"""The training step: forward pass, one backward pass per stream, exchange between ranks, update, running averages.
+
+Every kind of step has the signature ``step(batch)``: the plain one below, the checked one of ``nonfinite.py`` and the captured
+one of ``cuda_graph.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..distillers.base import Distiller, Progress
+from ..distributed import GradientExchange, local_batch_sizes, rank, world_size
+from ..errors import TrainingError
+from ..meters import Averages, top_k_hits
+from ..optim import ComponentSGD
+from .loaders import Loader
+from .streams import Stream
+
+Result = tuple[Tensor, dict[str, Tensor]]
+"""The student's logits ``[N, C]`` and the loss components of a step"""
+
+
+class Batch(NamedTuple):
+    """This rank's part of a batch.
+
+    Attributes:
+        images: ``[N, 3, H, W]``.
+        labels: ``[N]``.
+        sizes: number of samples on each rank. A rank without any has one image that does not count, since every rank takes
+            part in the exchange of gradients.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sizes: Sequence[int]
+
+    @property
+    def size(self) -> int:
+        """Number of samples that count on this rank."""
+        return self.sizes[rank()]
+
+
+def batch_sizes(loader: Loader, step: int) -> list[int]:
+    """Number of images of an epoch's batch ``step``, from 0, on each rank."""
+    return local_batch_sizes(min(loader.batch_size, loader.num_images - step * loader.batch_size))
+
+
+def padded(batch: Batch) -> Batch:
+    """The batch, with an image that does not count where it has none."""
+    if len(batch.labels):
+        return batch
+    images, labels = batch.images, batch.labels
+    return batch._replace(images=images.new_zeros(1, *images.shape[1:]), labels=labels.new_zeros(1))
+
+
+def is_trained_on(distiller: Distiller, sizes: Sequence[int]) -> bool:
+    """Whether a batch of these sizes is trained on: SyncBatchNorm leaves out one with fewer images than ranks.
+
+    The image that stands in on a rank without any would enter the statistics of the whole batch. An empty batch, which
+    SyncBatchNorm allows, reaches no parameter on that rank, whose gradients the other ranks wait for.
+    """
+    return 0 not in sizes or not any(isinstance(module, nn.SyncBatchNorm) for module in distiller.modules())
+
+
+def update(
+    distiller: Distiller,
+    optimizer: ComponentSGD,
+    streams: Sequence[Stream],
+    progress: Progress,
+    images: Tensor,
+    labels: Tensor,
+) -> Result:
+    """Update the student by one batch: a forward pass, a backward pass for each stream, and the optimizer's step.
+
+    The gradients of each stream are summed over ranks, weighted by the ranks' shares of the batch (``distiller.batch_sizes``).
+    """
+    try:
+        student, losses = distiller(images, labels, progress)
+    except ValueError as error:
+        if len(labels) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "a batch of a single image, the last of an epoch perhaps, is too small for this student's batch norm: "
+            "choose another SOLVER.BATCH_SIZE"
+        ) from error
+    sizes = distiller.batch_sizes or [len(labels)] * world_size()
+    exchanges: list[GradientExchange] = []
+    for stream in streams:
+        loss = torch.stack([value for name, value in losses.items() if name.split("/")[0] in stream.roles]).sum()
+        loss.backward(retain_graph=stream is not streams[-1])
+        if world_size() == 1:
+            optimizer.absorb(stream.name)
+        else:  # the gradients travel during the next stream's backward pass
+            exchanges.append(GradientExchange(distiller.learnable_parameters(), sizes[rank()] / sum(sizes)))
+    for stream, exchange in zip(streams, exchanges, strict=False):  # no exchanges on a single rank
+        exchange.wait()
+        optimizer.absorb(stream.name)
+    optimizer.step()
+    return student.logits.detach(), {name: value.detach() for name, value in losses.items()}
+
+
+class PlainStep:
+    """Update the student by one batch, and add its losses and hits to the running averages.
+
+    Args:
+        train_step: images, labels -> Result; the trainer's.
+        averages: running averages of the loss components and ``train_top1``.
+    """
+
+    def __init__(self, train_step: Callable[[Tensor, Tensor], Result], averages: Averages) -> None:
+        self.train_step = train_step
+        self.averages = averages
+
+    def __call__(self, batch: Batch) -> None:
+        self.compute(batch)
+        self.averages.count += batch.size
+
+    def compute(self, batch: Batch) -> None:
+        """All that a step does on the device, which a CUDA graph can capture."""
+        self.record(batch, *self.train_step(batch.images, batch.labels))
+
+    def record(self, batch: Batch, logits: Tensor, losses: dict[str, Tensor]) -> None:
+        """Add a batch's losses and hits to the sums of the running averages; their count is the caller's to raise."""
+        if batch.size:  # zero times a value that is not finite is not zero
+            sums = {name: loss * batch.size for name, loss in losses.items()}
+            hits = top_k_hits(logits[: batch.size], batch.labels[: batch.size], 1)
+            self.averages.add(sums | {"train_top1": hits})
