@@ -1,11 +1,11 @@
-"""ComponentSGD: SGD that keeps one momentum buffer per named stream of gradients.
+"""SGD with one momentum buffer per named stream of gradients.
 
-One stream is ``torch.optim.SGD``; two are DOT (ICCV 2023), three are DeepKD (arXiv 2505.15133). What a stream carries is the
-caller's business. ::
+A stream is a set of losses whose gradients share one momentum buffer. One stream is ``torch.optim.SGD``, two are DOT (ICCV
+2023), three are DeepKD (arXiv 2505.15133). The caller decides which losses form a stream::
 
     optimizer = ComponentSGD(model.parameters(), lr=0.05, momentum={"task": 0.825, "kd": 0.975}, decay_on="task")
     kd_loss.backward(retain_graph=True)
-    optimizer.absorb("kd")      # v_kd <- m_kd v_kd + g, and .grad is cleared
+    optimizer.absorb("kd")      # v_kd <- m_kd v_kd + g; .grad is set to None
     task_loss.backward()
     optimizer.absorb("task")
     optimizer.step()            # w <- w - lr (v_kd + v_task)
@@ -24,26 +24,27 @@ from .errors import did_you_mean
 
 
 class ComponentSGD(Optimizer):
-    """SGD with a momentum of its own for each stream.
+    """Implement SGD with a separate momentum buffer and coefficient for each stream.
 
     Args:
-        params: parameters or parameter groups; a group may have its own lr, momentum, partial_momentum and weight_decay.
+        params: parameters or parameter groups; a group may override lr, momentum, partial_momentum and weight_decay.
         lr: learning rate.
-        momentum: stream name -> momentum coefficient.
-        weight_decay: L2 coefficient, added once a step, to one stream's buffer, from the weights before the step.
-        decay_on: the stream that takes the weight decay, the first by default. A parameter that this stream does not
-            reach is decayed in the first stream that does, as DOT's release does for it.
+        momentum: the momentum coefficient of each stream, by name.
+        weight_decay: L2 coefficient, applied once per step, to the buffer of one stream, from the weights before the step.
+        decay_on: the stream to which weight decay is applied. Default: the first. A parameter without a gradient from this
+            stream is decayed in the first stream that gives it one, as in DOT's release.
         decay_moved: compute the weight decay from the weights that the other streams of this step have already updated, as
-            the DeepKD release does, instead of from the weights before the step.
-        nesterov: update by ``g + m v`` instead of ``v`` in each stream, as torch.optim.SGD does for its single one.
-        partial_momentum: coefficient of all streams of a parameter that not every stream has ever reached (an auxiliary
-            head of one loss, say); the mean of ``momentum`` by default, which is the rule of the DOT and DeepKD releases.
+            DeepKD's release does, instead of from the weights before the step.
+        partial_momentum: coefficient used in every stream for parameters that have never had a gradient from some of the
+            streams, such as an auxiliary head with one loss. Default: the mean of ``momentum``, as in the releases of DOT and
+            DeepKD.
+        nesterov: update each stream by ``g + m v`` instead of ``v``, as torch.optim.SGD does.
 
-    A parameter's first absorbed gradient is its buffer (no dampening), as in torch.optim.SGD. Which streams reach a
-    parameter is learned from the steps already taken, so no gradient has to be kept until all of them are known.
+    Raises:
+        ValueError: for an empty ``momentum``, a ``decay_on`` that is not one of the streams, and values out of range.
 
-    ``device_lr()`` keeps each group's learning rate on the device too, for a step that is captured once and replayed while
-    the rate changes.
+    A parameter's first gradient initialises its buffer (no dampening), as in torch.optim.SGD. Whether all streams contribute to
+    a parameter is determined from the gradients absorbed so far, so no gradient is stored until all streams are known.
     """
 
     def __init__(
@@ -65,17 +66,17 @@ class ComponentSGD(Optimizer):
         self.decay_moved = decay_moved
         self.nesterov = nesterov
         self._check_stream(self.decay_on, momentum)
-        # Streams absorbed since the last step, and the parameters that each one reached, with their gradients for Nesterov.
+        # Streams absorbed since the last step -> parameters with a gradient in the stream -> that gradient (Nesterov only).
         self._reached: dict[str, dict[Tensor, Any]] = {}
-        self._device_lr: list[Tensor] = []  # of each group, once they are asked for
-        self._filled_with: list[float] = []
+        self._device_lr: list[Tensor] = []  # per group; empty while device_lr is off
+        self._filled_with: list[float] = []  # the values that _device_lr holds
         super().__init__(
             params,
             {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "partial_momentum": partial_momentum},
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch.optim; raises ValueError for values out of range or other streams than the first group's."""
+        """As in torch.optim. Raises ValueError for values out of range, and for streams other than the default ones."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         if not (group["lr"] >= 0 and group["weight_decay"] >= 0):
@@ -86,7 +87,7 @@ class ComponentSGD(Optimizer):
                 raise ValueError(f"momentum of stream '{stream}' must be in [0, 1), got {coefficient}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch.optim; raises ValueError when the state has other streams."""
+        """As in torch.optim. Raises ValueError if the state has other streams."""
         for saved in state_dict["param_groups"]:
             self._check_same_streams(saved["momentum"])
         super().load_state_dict(state_dict)
@@ -98,9 +99,10 @@ class ComponentSGD(Optimizer):
         return super().__getstate__() | own
 
     def device_lr(self, on: bool = True) -> None:
-        """Bring the copies of the learning rates on the device up to date, from now on the ones that ``step`` reads.
+        """Copy each group's learning rate into a tensor on the device, which ``step`` then reads.
 
-        Once before each step whose rate may have changed; nothing is synchronised. ``on=False`` goes back to the groups' own.
+        For a step that is captured as a CUDA graph and replayed while the learning rate changes. Call it before each step whose
+        learning rate may have changed; it does not synchronise the device. ``on=False`` makes ``step`` read the groups again.
         """
         if not on:
             self._device_lr, self._filled_with = [], []
@@ -125,9 +127,11 @@ class ComponentSGD(Optimizer):
 
     @torch.no_grad()
     def absorb(self, stream: str) -> None:
-        """Fold the current ``.grad`` of every parameter into the stream's buffers (v <- m v + g) and clear it.
+        """Accumulate the current ``.grad`` of every parameter into the stream's buffer, ``v <- m v + g``, and set it to None.
 
-        Once a step for each stream; a second time raises RuntimeError, as it would apply the momentum twice.
+        Raises:
+            ValueError: for an unknown stream.
+            RuntimeError: if called twice for a stream before ``step``, which would apply the momentum twice.
         """
         self._check_stream(stream, self.defaults["momentum"])
         if stream in self._reached:
@@ -141,7 +145,7 @@ class ComponentSGD(Optimizer):
                 reached[p] = p.grad if self.nesterov else None
                 buffers = self.state[p].setdefault("momentum_buffers", {})
                 if stream not in buffers:
-                    buffers[stream] = p.grad.clone()  # v = g; a copy, since the caller may still hold the gradient
+                    buffers[stream] = p.grad.clone()  # v = g; the caller may still hold the gradient
                 else:
                     fold = folds.setdefault(self._coefficient(group, p, stream), ([], []))
                     fold[0].append(buffers[stream])
@@ -153,10 +157,15 @@ class ComponentSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """``w <- w - lr * sum of the buffers`` of the streams absorbed since the last step.
+        """Update the parameters, ``w <- w - lr * sum of the buffers`` of the streams absorbed since the last step.
 
-        With a single stream, gradients that were not absorbed are absorbed here, so it is used like torch.optim.SGD. With
-        several, they raise RuntimeError: it cannot be known whose they are.
+        With a single stream, gradients not yet absorbed are absorbed here, so the optimizer can be used like torch.optim.SGD.
+
+        Args:
+            closure: reevaluates the model and returns the loss (optional).
+
+        Raises:
+            RuntimeError: with several streams, if a parameter has a gradient that was not absorbed, whose stream is unknown.
         """
         loss = None
         if closure is not None:
@@ -170,9 +179,9 @@ class ComponentSGD(Optimizer):
                     f"stream being one of: {', '.join(streams)}"
                 )
             self.absorb(streams[0])
-        preference = sorted(self._reached, key=lambda stream: stream != self.decay_on)  # stable: decay_on comes first
+        preference = sorted(self._reached, key=lambda stream: stream != self.decay_on)  # decay_on first, then as absorbed
         decayed_in = {p: stream for stream in reversed(preference) for p in self._reached[stream]}
-        # With decay_moved each stream moves the weights before the next one is decayed, and decay_on comes last.
+        # With decay_moved, each stream updates the weights before the next one is decayed, and decay_on comes last.
         phases = [[stream] for stream in preference[1:] + preference[:1]] if self.decay_moved else [list(self._reached)]
         for index, group in enumerate(self.param_groups):
             for streams in phases:
@@ -184,13 +193,13 @@ class ComponentSGD(Optimizer):
         return loss
 
     def _coefficient(self, group: dict[str, Any], p: Tensor, stream: str) -> float:
-        """Momentum of a stream's buffer of a parameter."""
+        """Momentum coefficient of a parameter in a stream."""
         reached_by_all = len(self.state[p]["momentum_buffers"]) == len(group["momentum"])
         coefficient: float = group["momentum"][stream] if reached_by_all else group["partial_momentum"]
         return coefficient
 
     def _decay(self, group: dict[str, Any], stream: str, parameters: list[Tensor]) -> None:
-        """Add the parameters' weight decay to their buffers of the stream."""
+        """Add the weight decay of the parameters to their buffers of the stream."""
         if group["weight_decay"] == 0 or not parameters:
             return
         buffers = [self.state[p]["momentum_buffers"][stream] for p in parameters]
@@ -200,7 +209,7 @@ class ComponentSGD(Optimizer):
             gradients[p] = torch.add(gradients[p], p, alpha=group["weight_decay"])
 
     def _move(self, index: int, stream: str) -> None:
-        """``w <- w - lr v`` for the parameters of group ``index`` that the stream reached; Nesterov: ``w - lr (g + m v)``."""
+        """Update the parameters of group ``index`` by one stream: ``w <- w - lr v``; Nesterov: ``w <- w - lr (g + m v)``."""
         group, reached = self.param_groups[index], self._reached[stream]
         moved = [p for p in group["params"] if p in reached]
         if not moved:

@@ -1,4 +1,4 @@
-"""The formula book: pinned values of the original code, exact identities, invariances and extreme logits."""
+"""Losses: pinned values of the original code, exact identities, invariances and extreme logits."""
 
 from __future__ import annotations
 

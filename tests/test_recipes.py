@@ -16,7 +16,7 @@ from conftest import ROOT
 from torch import nn
 
 from mdistiller_ext import build
-from mdistiller_ext.config import load_config
+from mdistiller_ext.config import default_config, load_config
 from mdistiller_ext.data import DataIdentity
 from mdistiller_ext.data.identity import SplitIdentity
 from mdistiller_ext.models import check_model_name, create_model
@@ -24,6 +24,7 @@ from mdistiller_ext.published import method_name, published_for, published_resul
 from mdistiller_ext.registry import DATASETS, DISTILLERS
 
 CONFIGS = sorted((ROOT / "configs").glob("*/*/*.yaml"))
+BASES = sorted((ROOT / "configs").glob("*/*.yaml"))
 IDS = [str(path.relative_to(ROOT / "configs")) for path in CONFIGS]
 # The directory of each method and trainer, as recipes.csv names them.
 FOLDERS = {
@@ -96,17 +97,46 @@ def test_every_config_says_how_to_run_it_and_what_was_published(path: Path) -> N
         assert published.source in comment
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
-def test_a_config_repeats_nothing_of_its_base(path: Path) -> None:
-    """Short files: what the base already says is not said again (but for the two settings that name a method's trainer)."""
+NAMED = ("DATASET.TYPE", "DISTILLER.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT")
+
+
+def dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a nested dictionary by dotted names."""
+    settings: dict[str, Any] = {}
+    for key, value in tree.items():
+        settings |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return settings
+
+
+DEFAULTS = dotted(default_config())
+
+
+@functools.cache
+def bases_and_settings(path: Path) -> tuple[list[Path], dict[str, Any]]:
+    """The files that a config names as its bases, and the settings that it gives itself."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    base = path.parent / content.pop("_BASE_")
-    inherited = yaml.safe_load(load_config(base).dump())
-    content.pop("EXPERIMENT")
-    for group in ("DATASET", "SOLVER"):
-        for key, value in content.get(group, {}).items():
-            if not isinstance(value, dict):
-                assert inherited[group][key] != value, f"{group}.{key}"
+    bases = content.pop("_BASE_", [])
+    return [(path.parent / base).resolve() for base in ([bases] if isinstance(bases, str) else bases)], dotted(content)
+
+
+def inherited_settings(path: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for base in bases_and_settings(path)[0]:
+        settings |= inherited_settings(base) | bases_and_settings(base)[1]
+    return settings
+
+
+@pytest.mark.parametrize("path", [*BASES, *CONFIGS], ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_a_config_repeats_nothing_of_its_base(path: Path) -> None:
+    """Nor a default, except that the data set, method and networks may be named. TAG may always be given."""
+    given = {name: value for name, value in DEFAULTS.items() if name not in NAMED} | inherited_settings(path)
+    repeated = {name for name, value in bases_and_settings(path)[1].items() if name in given and given[name] == value}
+    assert repeated <= {"EXPERIMENT.TAG"}
+
+
+def test_every_base_is_the_base_of_a_file() -> None:
+    used = {base for path in [*BASES, *CONFIGS] for base in bases_and_settings(path)[0]}
+    assert set(BASES) <= used
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=IDS)

@@ -1,0 +1,56 @@
+"""Distillation losses as pure functions on logits.
+
+Conventions, shared by all functions:
+
+- ``student`` and ``teacher`` are raw logits ``[N, C]`` (N samples, C classes), ``labels`` are class indices ``[N]``, masks
+  are bool ``[N, C]``.
+- Gradients flow to every input that requires them. Pass a detached teacher.
+- Losses include the factor T^2 (Hinton et al., 2015) and are averaged over the batch, unless documented as
+  *per sample*.
+- ``temperature`` is a number or a 0-d tensor. ValueError is raised unless a number is positive; the value of a tensor is not
+  checked, since that would synchronise the device.
+
+All divergences are computed from log-probabilities. They and their gradients are finite for float32 logits of 1e4 and far
+beyond, where formulas that use ``log(softmax(z))`` or mask by adding -1000 overflow to inf or NaN. The functions do not depend
+on configuration, modules, devices or epochs.
+"""
+
+from .logit import (
+    KLType,
+    Scalar,
+    dkd_loss,
+    gdkd3_loss,
+    gdkd3_parts,
+    gdkd_loss,
+    gdkd_parts,
+    kd_loss,
+    non_target_mass,
+    partition_kl,
+    standardize,
+    tckd_nckd,
+    top_k_mask,
+)
+from .relation import Correlation, PRKDVariant, dist_loss, dist_parts, pearson_distance, prkd_loss, prkd_parts
+
+__all__ = [
+    "Correlation",
+    "KLType",
+    "PRKDVariant",
+    "Scalar",
+    "dist_loss",
+    "dist_parts",
+    "dkd_loss",
+    "gdkd3_loss",
+    "gdkd3_parts",
+    "gdkd_loss",
+    "gdkd_parts",
+    "kd_loss",
+    "non_target_mass",
+    "partition_kl",
+    "pearson_distance",
+    "prkd_loss",
+    "prkd_parts",
+    "standardize",
+    "tckd_nckd",
+    "top_k_mask",
+]
