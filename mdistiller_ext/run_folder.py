@@ -14,6 +14,7 @@ from typing import Any, Literal
 from yacs.config import CfgNode
 
 from . import checkpoint
+from .config import changes_refused_on_resume as changed_settings
 from .config import differences
 from .errors import ConfigError, CorruptFileError, MissingFileError, Note, from_here, listing
 from .naming import file_name
@@ -26,16 +27,6 @@ except ImportError:  # not on Windows, where runs are not locked
 Resume = bool | Literal["auto"]
 """Whether a run goes on from its newest checkpoint: it does, it does not, or (``auto``) it does where there is one"""
 
-# Where data and the teacher lie (whose checksum is compared), who reads them, how often is saved and what happens after an
-# accident may change between a run and its continuation: what is computed does not.
-_MAY_CHANGE = (
-    "DATASET.ROOT",
-    "DATASET.NUM_WORKERS",
-    "DATASET.ON_ERROR",
-    "DISTILLER.TEACHER_CKPT",
-    "SOLVER.CHECKPOINT_STEPS",
-    "SOLVER.ON_NAN",
-)
 # What is read of a checkpoint on resuming, and of each epoch in its history.
 _STATE: dict[str, Any] = dict.fromkeys(("student", "distiller", "optimizer", "scheduler"), dict)
 _STATE |= dict.fromkeys(("averages", "rng", "history"), list)
@@ -137,13 +128,6 @@ def _checkpoints(folder: Path) -> list[Path]:
     numbered = [path for path in folder.glob("epoch_*") if re.fullmatch(r"epoch_\d+", path.name)]  # not epoch_2.damaged
     kept = sorted(numbered, key=lambda path: int(path.name.removeprefix("epoch_")), reverse=True)
     return [path for path in (folder / "latest", folder / "previous", *kept, folder / "best") if path.is_file()]
-
-
-def changed_settings(before: str, config: CfgNode) -> list[str]:
-    """How a run's settings differ from a dumped configuration, of those that its results depend on."""
-    # Not those of other methods, nor of what it logs.
-    used = ("EXPERIMENT.", "DATASET.", "DISTILLER.", "SOLVER.", f"{config.DISTILLER.TYPE}.")
-    return [line for line in differences(before, config.dump()) if line.startswith(used) and not line.startswith(_MAY_CHANGE)]
 
 
 def keep_plugins(folder: Path, sources: Mapping[str, bytes]) -> None:

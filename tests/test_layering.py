@@ -15,9 +15,8 @@ from mdistiller_ext.registry import DISTILLERS, TRAINERS
 
 PACKAGE = "mdistiller_ext"
 LEVELS = {
-    0: {"errors", "naming", "registry", "losses", "optim", "distributed", "rng", "signals"},
-    1: {"meters", "evaluate", "checkpoint", "fetch", "curves", "tensorboard", "inference", "logger", "upstream"}
-    | {"notes", "provenance"},
+    0: {"errors", "naming", "registry", "losses", "optim", "distributed", "rng", "signals"} | {"settings"},
+    1: {"meters", "evaluate", "checkpoint", "fetch", "curves", "tensorboard", "inference", "logger"} | {"notes", "provenance"},
     2: {"models", "data"},
     3: {"distillers"},
     4: {"trainers"},
@@ -38,11 +37,11 @@ ONLY = {
     "distributed": {"errors"},
     "rng": {"errors"},
     "signals": set(),
+    "settings": set(),
     "fetch": {"errors"},
     "inference": set(),
-    "upstream": {"errors"},
     "published": {"errors", "config"},
-    "distillers": {"errors", "registry", "losses", "evaluate", "inference", "distributed"},
+    "distillers": {"errors", "registry", "settings", "losses", "evaluate", "inference", "distributed"},
     "run_folder": {"errors", "naming", "checkpoint", "config"},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
@@ -103,7 +102,14 @@ def test_no_room_below_config_knows_a_config_node(file: Path) -> None:
     room = room_of(module_name(file))
     outside = {name.split(".")[0] for name in imports(file)}
     assert ("yacs" in outside) <= (LEVEL_OF.get(room, -1) >= LEVEL_OF["config"])
-    assert "config" not in rooms_imported(file) or room in ("build", "published", "run_folder")
+    assert "config" not in rooms_imported(file) or room in ("config", "build", "published", "run_folder")
+
+
+@pytest.mark.parametrize("name", ["upstream", "upstream_tables", "reading"])
+def test_reading_and_translating_settings_needs_no_config_node(name: str) -> None:
+    file = ROOT / PACKAGE / "config" / f"{name}.py"
+    assert rooms_imported(file) <= {"errors", "config"}
+    assert "yacs" not in {module.split(".")[0] for module in imports(file)}
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / PACKAGE / "trainers").glob("*.py")), ids=lambda file: file.name)

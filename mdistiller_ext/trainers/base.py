@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ from ..meters import Averages, top_k_hits
 from ..optim import ComponentSGD
 from ..registry import DISTILLERS, TRAINERS, Registry, register_trainer
 from ..rng import generator_state, set_generator_state
+from ..settings import Plumbing, Setting
 from ..signals import StopWish, stop_wish
 from .decay import decay_groups
 from .graph import GraphedStep
@@ -134,7 +135,7 @@ class BaseTrainer:
         train_loader: Loader,
         test_loader: Loader,
         *,
-        epochs: int = 240,
+        epochs: Annotated[int, Setting(least=1)] = 240,
         lr: float = 0.05,
         lr_scheduler: Literal["step", "cosine", "onecycle"] = "step",
         lr_decay_stages: Sequence[int] = (150, 180, 210),
@@ -147,17 +148,17 @@ class BaseTrainer:
         no_decay: Sequence[str] = (),
         nesterov: bool = False,
         amp: Literal["none", "bf16"] = "none",
-        cuda_graph: bool = True,
-        checkpoint_steps: int = 0,
-        on_nan: Literal["stop", "skip"] = "stop",
-        save_checkpoint_freq: int = 0,
+        cuda_graph: Annotated[bool, Setting(recipe=False)] = True,
+        checkpoint_steps: Annotated[int, Setting(may_change=True, recipe=False)] = 0,
+        on_nan: Annotated[Literal["stop", "skip"], Setting(may_change=True, recipe=False)] = "stop",
+        save_checkpoint_freq: Plumbing[int] = 0,
         folder: Path | None = None,
         logger: RunLogger | None = None,
-        config: str = "",
-        teacher_hash: str | None = None,
+        config: Plumbing[str] = "",
+        teacher_hash: Plumbing[str | None] = None,
         plugins: Mapping[str, str] | None = None,
         data: dict[str, Any] | None = None,
-        merge: bool = True,
+        merge: Plumbing[bool] = True,
         stream_options: dict[str, Any] | None = None,
     ) -> None:
         if epochs < 1:
