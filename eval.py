@@ -46,8 +46,7 @@ def main() -> None:
         settings += ["DATASET.TYPE", arguments.dataset]
     if arguments.batch_size is not None:
         settings += ["DATASET.TEST.BATCH_SIZE", arguments.batch_size]
-    # What the student was trained by is of no matter here, and its method may be one whose plugin was not named.
-    config = load_config(run_config if of_run else None, settings, only=("DATASET.", "DISTILLER.STUDENT", "SOLVER.DEVICE"))
+    config = load_config(run_config if of_run else None, settings, for_evaluation=True)
     dataset = config.DATASET.TYPE
     name = arguments.model or (config.DISTILLER.STUDENT if of_run else None)
     if name is None:

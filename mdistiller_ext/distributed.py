@@ -142,7 +142,7 @@ class _AllGatherRows(torch.autograd.Function):
         own, start = ctx.sizes[rank()], sum(ctx.sizes[: rank()])
         gradient = gradients[0].new_zeros(ctx.given, *gradients[0].shape[1:])
         if own:
-            # Gradients are weighted by a rank's share of the batch when they are summed; these are not shares yet.
+            # Gradients are weighted by a rank's share of the batch when they are summed; these are not local_batch_sizes yet.
             gradient[:own] = gradients[0][start : start + own] * (sum(ctx.sizes) / own)
         return gradient, None
 

@@ -1,9 +1,9 @@
-"""Published accuracies, to hold a result against::
+"""Published accuracies, to compare a result with::
 
 python -m mdistiller_ext.published --dataset cifar100 --teacher resnet32x4 --student resnet8x4
 
-The numbers and where they stand are in ``published.csv``. Nearly all are single figures or means of an unstated number of
-runs, of the best epoch on the test set.
+The numbers and their sources are in ``published.csv``. Nearly all are single figures or means of an unstated number of runs,
+of the best epoch on the test set.
 """
 
 from __future__ import annotations
@@ -16,16 +16,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from .config import default_config, differences, load_config, written_settings
+from .config import default_config, load_config, recipe_changes, written_settings
 from .errors import ROOT, ConfigWarning, MissingFileError, Parser, UnknownNameError, UserError, run_command
 
 CONFIGS = ROOT / "configs"
-# Settings that change no result, or only how a run is kept.
-_NOT_RECIPE = (
-    *("DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DEVICE", "DATASET.TEST.", "DISTILLER.TEACHER_CKPT"),
-    *("SOLVER.DEVICE", "SOLVER.COMPILE", "SOLVER.CHANNELS_LAST", "SOLVER.FOLD_TEACHER", "SOLVER.CUDA_GRAPH"),
-    *("SOLVER.CHECKPOINT_STEPS", "SOLVER.ON_NAN", "DATASET.ON_ERROR"),
-)
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Published:
 
     @property
     def accuracy(self) -> str:
-        """Mean and, where there is one, standard deviation."""
+        """Mean and, if given, standard deviation."""
         return f"{float(self.top1):.2f}" + (f" ± {self.std}" if self.std else "")
 
     def __str__(self) -> str:
@@ -51,7 +45,7 @@ class Published:
 
 
 def published_results(dataset: str = "", teacher: str = "", student: str = "", method: str = "") -> list[Published]:
-    """The published results that agree with every argument that is not empty."""
+    """Return the published results that match every argument that is not empty."""
     asked = {"dataset": dataset, "teacher": teacher, "student": student, "method": method}
     with open(Path(__file__).with_name("published.csv"), encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if all(not value or row[key] == value for key, value in asked.items())]
@@ -59,7 +53,7 @@ def published_results(dataset: str = "", teacher: str = "", student: str = "", m
 
 
 def method_name(config: CfgNode) -> str:
-    """What the tables call the method that a run trains: ``KD+DOT``, ``DKD+LS``, ..."""
+    """Return the name of a run's method in the tables: ``KD+DOT``, ``DKD+LS``, ..."""
     name = config.DISTILLER.TYPE
     standardized = name == "LSKD" or config[name].get("STANDARDIZE", False)
     name = {"LSKD": "KD", "DEEPKD": "DeepKD"}.get(name, name)
@@ -69,35 +63,34 @@ def method_name(config: CfgNode) -> str:
 
 
 def published_for(config: CfgNode) -> list[Published]:
-    """What has been published for the method, data set and networks of a run."""
+    """Return the published results for the method, data set and networks of a run."""
     method, teacher, student = _pair(config)
     return published_results(config.DATASET.TYPE, teacher, student, method)
 
 
 def recipe_differences(config: CfgNode) -> list[str] | None:
-    """Where a run departs from the file of its method and networks in ``configs/``, as ``KEY: recipe -> run``; None if there
-    is no such file.
+    """Return how a run differs from its recipe, the file of its method and networks in ``configs/``, as ``KEY: recipe -> run``.
+
+    Returns None if there is no such file.
     """
-    used = ("DATASET.", "DISTILLER.", "SOLVER.", f"{config.DISTILLER.TYPE}.")
-    # Reading a file is quicker than working out all its settings, and most are about other students.
+    # Reading a file is faster than loading its configuration, and most files are for other students.
     default = default_config().DISTILLER.STUDENT
     for file in sorted((CONFIGS / config.DATASET.TYPE).glob("*/*.yaml")):
         try:
             if written_settings(file).get("DISTILLER.STUDENT", default) != config.DISTILLER.STUDENT:
                 continue
-            with warnings.catch_warnings():  # notes are for the run's own file
+            with warnings.catch_warnings():  # of the recipe, which is not the file of the run
                 warnings.simplefilter("ignore", ConfigWarning)
                 recipe = load_config(file)
-        except UserError:  # a file that somebody put there, about a plug-in perhaps
+        except UserError:  # a user's file, such as one that needs a plug-in
             continue
         if _pair(recipe) == _pair(config):
-            changed = differences(recipe.dump(), config.dump())
-            return [line for line in changed if line.startswith(used) and not line.startswith(_NOT_RECIPE)]
+            return recipe_changes(recipe, config)
     return None
 
 
 def _pair(config: CfgNode) -> tuple[str, str, str]:
-    """Method, teacher and student; a plain student has no teacher."""
+    """Return method, teacher and student; the teacher is empty for a student that is trained alone."""
     teacher = "" if config.DISTILLER.TYPE == "NONE" else config.DISTILLER.TEACHER
     return method_name(config), teacher, config.DISTILLER.STUDENT
 

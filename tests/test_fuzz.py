@@ -32,7 +32,8 @@ from torch import nn
 from yacs.config import CfgNode
 
 from mdistiller_ext import build, checkpoint
-from mdistiller_ext.config import _flat, default_config, load_config
+from mdistiller_ext.config import default_config, load_config
+from mdistiller_ext.config.schema import all_settings
 from mdistiller_ext.data import create_test_loader
 from mdistiller_ext.errors import ConfigError, ConfigWarning, UserError
 from mdistiller_ext.run import run_folder
@@ -155,7 +156,7 @@ def damaged(draw: st.DrawFn, originals: list[bytes], tokens: list[bytes]) -> byt
 # ---- configs ------------------------------------------------------------------------------------------------------
 
 RECIPES = [path.read_bytes() for path in sorted((ROOT / "configs").rglob("*.yaml"))[::40]]
-SETTINGS = sorted(_flat(default_config()))
+SETTINGS = sorted(all_settings())
 FOREIGN = ["SOLVER.LR_COS", "SOLVER.DKDOT.TOPK", "SOLVER.DEEPKD.DKD", "DISTILLER.AUG_TEACHER", "GDKD.STRATEGY", "CRD.FEAT.DIM"]
 UPSTREAM = yaml.safe_dump(
     {

@@ -12,11 +12,12 @@ import torch
 from yacs.config import CfgNode
 
 from .. import checkpoint
+from ..config import changes_refused_on_resume
 from ..errors import ConfigError, TrainingError, from_here, listing
 from ..naming import file_name
 from ..trainers.recorder import Recorder
 from ..trainers.state import Row
-from .identity import RunIdentity, changed_settings
+from .identity import RunIdentity
 from .lock import locked
 from .logger import RunLogger
 from .notes import NoteRecorder
@@ -147,7 +148,7 @@ class Run(Recorder):
         newest = newest_checkpoint(self.folder)
         for half_written in self.folder.glob(".*.tmp"):  # by a run that was killed
             half_written.unlink()
-        changed = changed_settings(newest[1]["config"], self.identity.config) if newest is not None else []
+        changed = changes_refused_on_resume(newest[1]["config"], self.identity.config) if newest is not None else []
         if changed:
             raise ConfigError(
                 f"the run in {self.folder} was started with other settings ({listing(changed, '; ')}). "

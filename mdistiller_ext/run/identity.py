@@ -10,20 +10,9 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from ..config import differences
+from ..config import changes_refused_on_resume
 from ..data import DataIdentity
 from ..errors import ConfigError
-
-# Where data and the teacher lie (whose checksums are compared), who reads them, how often is saved and what happens after an
-# accident may change between a run and its continuation: what is computed does not.
-_MAY_CHANGE = (
-    "DATASET.ROOT",
-    "DATASET.NUM_WORKERS",
-    "DATASET.ON_ERROR",
-    "DISTILLER.TEACHER_CKPT",
-    "SOLVER.CHECKPOINT_STEPS",
-    "SOLVER.ON_NAN",
-)
 
 
 @dataclass
@@ -59,7 +48,7 @@ class RunIdentity:
 
     def differences(self, other: RunIdentity) -> list[str]:
         """How this run differs from that of another rank, which must do the same job."""
-        found = changed_settings(self.config.dump(), other.config)
+        found = changes_refused_on_resume(self.config.dump(), other.config)
         if self.teacher_hash != other.teacher_hash:
             found.append("another checkpoint of the teacher")
         if self.plugins != other.plugins:
@@ -96,10 +85,3 @@ class RunIdentity:
                 )
         notes = [f"the run began with plugin {name}, which is not loaded now" for name in before if name not in now]
         return notes + [f"the run began without plugin {name}" for name in now if name not in before]
-
-
-def changed_settings(before: str, config: CfgNode) -> list[str]:
-    """How a run's settings differ from a dumped configuration, of those that its results depend on."""
-    # Not those of other methods, nor of its logs.
-    used = ("EXPERIMENT.", "DATASET.", "DISTILLER.", "SOLVER.", f"{config.DISTILLER.TYPE}.")
-    return [line for line in differences(before, config.dump()) if line.startswith(used) and not line.startswith(_MAY_CHANGE)]

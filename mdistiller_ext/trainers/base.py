@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from ..errors import ConfigError, Stopped, TrainingError
 from ..evaluate import evaluate
 from ..meters import Averages
 from ..registry import register_trainer
+from ..settings import Plumbing, Setting
 from .averaging import averaged_student, update_average
 from .cuda_graph import CapturedStep
 from .loaders import Closing, Loader
@@ -81,7 +82,7 @@ class BaseTrainer:
         train_loader: Loader,
         test_loader: Loader,
         *,
-        epochs: int = 240,
+        epochs: Annotated[int, Setting(least=1)] = 240,
         lr: float = 0.05,
         lr_scheduler: Literal["step", "cosine", "onecycle"] = "step",
         lr_decay_stages: Sequence[int] = (150, 180, 210),
@@ -94,11 +95,11 @@ class BaseTrainer:
         no_decay: Sequence[str] = (),
         nesterov: bool = False,
         amp: Literal["none", "bf16"] = "none",
-        cuda_graph: bool = True,
-        checkpoint_steps: int = 0,
-        on_nan: OnNonFinite = "stop",
-        save_checkpoint_freq: int = 0,
-        merge: bool = True,
+        cuda_graph: Annotated[bool, Setting(recipe=False)] = True,
+        checkpoint_steps: Annotated[int, Setting(may_change=True, recipe=False)] = 0,
+        on_nan: Annotated[OnNonFinite, Setting(may_change=True, recipe=False)] = "stop",
+        save_checkpoint_freq: Plumbing[int] = 0,
+        merge: Plumbing[bool] = True,
         stream_options: dict[str, Any] | None = None,
     ) -> None:
         if epochs < 1:
