@@ -258,7 +258,7 @@ def test_an_unknown_distiller_is_reported_with_the_nearest_name():
         create_distiller("DKDD", TinyModel(), TinyModel())
     message = str(raised.value)
     assert message.startswith("unknown distiller 'DKDD'; did you mean 'DKD'? Known: ")
-    assert message.split("Known: ")[1].split(", ") == sorted(DISTILLERS)
+    assert message.split("Known: ")[1].split("; ")[0].split(", ") == sorted(DISTILLERS)
     assert set(COMPONENTS) <= set(DISTILLERS)
 
 
