@@ -13,12 +13,17 @@ from pathlib import Path
 
 import torch
 
-from mdistiller_ext.build import build_model, build_test_loader, choose_device, load_plugin, load_weights, teacher_path
+from mdistiller_ext.acceleration import choose_device
+from mdistiller_ext.build import build_model, build_test_loader
+from mdistiller_ext.command import Parser, run_command
 from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import first_on_this_machine, group, rank
-from mdistiller_ext.errors import ConfigError, MissingFileError, Note, Parser, run_command
+from mdistiller_ext.errors import ConfigError, MissingFileError, Note
 from mdistiller_ext.evaluate import evaluate, try_images
 from mdistiller_ext.models import check_model_name
+from mdistiller_ext.plugins import load_plugin
+from mdistiller_ext.weight_files import teacher_path
+from mdistiller_ext.weights import load_weights
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,8 +67,7 @@ def main() -> None:
             loader = build_test_loader(config, device)
         model = build_model(name, loader, dataset=dataset)
         try_images(model, torch.zeros(2, *loader.image_shape))
-        file = weights / "student_best" if weights.is_dir() else weights
-        trained_on = load_weights(model, file, data=loader.identity)
+        trained_on = load_weights(model, weights, data=loader.identity)
         result = evaluate(model.to(device), loader)
         if rank() == 0:
             if trained_on is not None and loader.identity is not None:

@@ -20,12 +20,14 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from mdistiller_ext.build import build_trainer, load_plugins
+from mdistiller_ext.build import build_trainer
+from mdistiller_ext.command import Parser, run_command
 from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import group, rank, restarted, world_size
-from mdistiller_ext.errors import Parser, from_here, python_command, run_command
+from mdistiller_ext.errors import from_here, python_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
 from mdistiller_ext.notes import NoteRecorder
+from mdistiller_ext.plugins import load_plugins
 from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
 from mdistiller_ext.rng import refusals

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from .command import Parser, run_command
 from .config import default_config, differences, load_config, written_settings
-from .errors import ROOT, ConfigWarning, MissingFileError, Parser, UnknownNameError, UserError, run_command
+from .errors import ROOT, ConfigWarning, MissingFileError, UnknownNameError, UserError
 
 CONFIGS = ROOT / "configs"
 # Settings that change no result, or only how a run is kept.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..distributed import gather_rows
 from ..errors import ConfigError, listing
 from ..evaluate import eval_mode, try_images
-from ..inference import InferencePath
 from ..losses import standardize
 
 ROLES = ("task", "target", "nontarget", "kd")
@@ -91,8 +90,8 @@ class Distiller(nn.Module):
     shares: list[int] | None = None
     # What the student's forward pass computes in where that is no loss of accuracy (torch.autocast); losses are in float32.
     autocast: torch.dtype | None = None
-    # What runs in the teacher's place, where that is faster.
-    inference_path: InferencePath | None = None
+    # Returns the network that is run as the teacher, such as a copy that is faster (acceleration.py).
+    inference_path: Callable[[], nn.Module] | None = None
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().__init__()
@@ -137,7 +136,7 @@ class Distiller(nn.Module):
     def inference_network(self) -> nn.Module:
         """The network that :meth:`forward` calls as the teacher: the teacher itself, or its copy made for inference."""
         if self.inference_path is not None:
-            return self.inference_path.network()
+            return self.inference_path()
         assert self.teacher is not None
         return self.teacher
 
