@@ -2,7 +2,7 @@
 
 python eval.py -c output/glyphs/deepkd,res20,res8                    # a run folder: its best student
 python eval.py -m resnet8x4 -c path/to/student_best -d cifar100      # a checkpoint
-python eval.py -m resnet20 -c pretrain -d glyphs                     # a teacher, from where teachers are kept
+python eval.py -m resnet20 -c pretrain -d glyphs                     # a teacher, from its default path
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mdistiller_ext.weights import load_weights
 
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", help="architecture; what comes from a run folder knows its own")
+    parser.add_argument("-m", "--model", help="architecture; by default the student of the run folder")
     parser.add_argument("-c", "--ckpt", default="pretrain", help="checkpoint, run folder, or 'pretrain' for the teacher's")
     parser.add_argument("-d", "--dataset", help="data set; the run's or cifar100 by default")
     parser.add_argument("-bs", "--batch-size", type=int, help="images at a time; the run's or 64 by default")
@@ -51,17 +51,17 @@ def main() -> None:
         settings += ["DATASET.TYPE", arguments.dataset]
     if arguments.batch_size is not None:
         settings += ["DATASET.TEST.BATCH_SIZE", arguments.batch_size]
-    # What the student was trained by is of no matter here, and its method may be one whose plugin was not named.
+    # Other settings do not affect evaluation, and may belong to a method whose plug-in is not loaded.
     config = load_config(run_config if of_run else None, settings, only=("DATASET.", "DISTILLER.STUDENT", "SOLVER.DEVICE"))
     dataset = config.DATASET.TYPE
     name = arguments.model or (config.DISTILLER.STUDENT if of_run else None)
     if name is None:
-        raise ConfigError("which architecture? Name it with -m, such as -m resnet8x4; a run folder (-c) knows its own")
+        raise ConfigError("which architecture? Name it with -m, such as -m resnet8x4; a run folder (-c) records it")
     check_model_name(name, dataset)
 
     with group():
         device = choose_device(config.SOLVER.DEVICE)
-        with first_on_this_machine():  # weights and data may have to be downloaded
+        with first_on_this_machine():  # weights and data may be downloaded
             if arguments.ckpt == "pretrain":
                 weights = teacher_path(name, dataset, config.DISTILLER.TEACHER_CKPT, config.DATASET.ROOT)
             loader = build_test_loader(config, device)

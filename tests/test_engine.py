@@ -140,6 +140,13 @@ def test_a_machine_without_bfloat16_says_so_and_trains_in_float32(
     assert "SOLVER.AMP bf16: this cpu computes no bfloat16; off" in capsys.readouterr().out
 
 
+def test_bfloat16_is_detected_alike_without_the_query_of_newer_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    expected = acceleration.has_bf16(cpu)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert acceleration.has_bf16(cpu) == expected
+
+
 def test_without_a_compiler_training_goes_on_and_says_so(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
