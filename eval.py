@@ -2,7 +2,7 @@
 
 python eval.py -c output/glyphs/deepkd,res20,res8                    # a run folder: its best student
 python eval.py -m resnet8x4 -c path/to/student_best -d cifar100      # a checkpoint
-python eval.py -m resnet20 -c pretrain -d glyphs                     # a teacher, from where teachers are kept
+python eval.py -m resnet20 -c pretrain -d glyphs                     # a teacher, from its default path
 """
 
 from __future__ import annotations
@@ -13,17 +13,22 @@ from pathlib import Path
 
 import torch
 
-from mdistiller_ext.build import build_model, build_test_loader, choose_device, load_plugin, load_weights, teacher_path
+from mdistiller_ext.acceleration import choose_device
+from mdistiller_ext.build import build_model, build_test_loader
+from mdistiller_ext.command import Parser, run_command
 from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import group, local_rank_zero_first, rank
-from mdistiller_ext.errors import ConfigError, MissingFileError, Note, Parser, run_command
+from mdistiller_ext.errors import ConfigError, MissingFileError, Note
 from mdistiller_ext.evaluate import evaluate, try_images
 from mdistiller_ext.models import check_model_name
+from mdistiller_ext.plugins import load_plugin
+from mdistiller_ext.weight_files import teacher_path
+from mdistiller_ext.weights import load_weights
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", help="architecture; what comes from a run folder knows its own")
+    parser.add_argument("-m", "--model", help="architecture; by default the student of the run folder")
     parser.add_argument("-c", "--ckpt", default="pretrain", help="checkpoint, run folder, or 'pretrain' for the teacher's")
     parser.add_argument("-d", "--dataset", help="data set; the run's or cifar100 by default")
     parser.add_argument("-bs", "--batch-size", type=int, help="images at a time; the run's or 64 by default")
@@ -50,19 +55,18 @@ def main() -> None:
     dataset = config.DATASET.TYPE
     name = arguments.model or (config.DISTILLER.STUDENT if of_run else None)
     if name is None:
-        raise ConfigError("which architecture? Name it with -m, such as -m resnet8x4; a run folder (-c) knows its own")
+        raise ConfigError("which architecture? Name it with -m, such as -m resnet8x4; a run folder (-c) records it")
     check_model_name(name, dataset)
 
     with group():
         device = choose_device(config.SOLVER.DEVICE)
-        with local_rank_zero_first():  # weights and data may have to be downloaded
+        with local_rank_zero_first():  # weights and data may be downloaded
             if arguments.ckpt == "pretrain":
                 weights = teacher_path(name, dataset, config.DISTILLER.TEACHER_CKPT, config.DATASET.ROOT)
             loader = build_test_loader(config, device)
         model = build_model(name, loader, dataset=dataset)
         try_images(model, torch.zeros(2, *loader.image_shape))
-        file = weights / "student_best" if weights.is_dir() else weights
-        trained_on = load_weights(model, file, data=loader.identity)
+        trained_on = load_weights(model, weights, data=loader.identity)
         result = evaluate(model.to(device), loader)
         if rank() == 0:
             if trained_on is not None and loader.identity is not None:

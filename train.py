@@ -20,11 +20,13 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from mdistiller_ext.build import build_trainer, load_plugins
+from mdistiller_ext.build import build_trainer
+from mdistiller_ext.command import Parser, run_command
 from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import group, rank, restarted, world_size
-from mdistiller_ext.errors import Parser, from_here, python_command, run_command
+from mdistiller_ext.errors import from_here, python_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
+from mdistiller_ext.plugins import load_plugins
 from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
 from mdistiller_ext.rng import refusals
@@ -42,12 +44,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="your own methods, models, data sets")
     parser.add_argument("--list", action="store_true", help="print methods, trainers, models, data sets and configs")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over the file's, such as SOLVER.LR 0.1")
-    # argparse has no public way to say that -1e-3 is a value (before Python 3.14 it takes it for an option).
+    # Before Python 3.14, argparse parses -1e-3 as an option; it has no public way to change that.
     parser._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
     arguments = parser.parse_intermixed_args(list(_resume_with_value(sys.argv[1:])))
     if arguments.resume not in (None, "yes", "auto"):
         parser.error(f"argument --resume: alone or followed by auto, not '{arguments.resume}'")
-    if len(arguments.opts) % 2 == 0:  # else load_config names the one without a partner
+    if len(arguments.opts) % 2 == 0:  # otherwise load_config names the key without a value
         if arguments.seed is not None:
             arguments.opts += ["EXPERIMENT.SEED", str(arguments.seed)]
         if arguments.deterministic:
@@ -56,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def _resume_with_value(words: list[str]) -> Iterator[str]:
-    """The command line with ``--resume=yes`` or ``=auto``: argparse would take the name of a setting after it for its value."""
+    """Rewrite ``--resume`` as ``--resume=yes`` or ``--resume=auto``: argparse would parse a following setting as its value."""
     rest = iter(words)
     for word in rest:
         if word == "--resume":
@@ -69,6 +71,7 @@ def _resume_with_value(words: list[str]) -> Iterator[str]:
 
 
 def print_summary(config: CfgNode, folder: Path, summary: dict[str, Any]) -> None:
+    """Print the accuracies of a finished run, and commands to continue with."""
     print(f"\n{config.DISTILLER.TYPE} with trainer '{config.SOLVER.TRAINER}' on {config.DATASET.TYPE}, test top-1:")
     if summary["teacher_top1"] is not None:
         print(f"  teacher {config.DISTILLER.TEACHER:<12} {summary['teacher_top1']:6.2f} %")
@@ -93,7 +96,7 @@ def print_summary(config: CfgNode, folder: Path, summary: dict[str, Any]) -> Non
 
 
 def print_published(config: CfgNode) -> None:
-    """What was published for the run's method, data set and networks, and whether by the same recipe."""
+    """Print published results for the run's method, data set and networks, and the differences of their recipe."""
     results = published_for(config)
     for published in results:
         print(f"  published, best epoch: {published}")
@@ -105,7 +108,7 @@ def print_published(config: CfgNode) -> None:
 
 
 def print_list() -> None:
-    """Everything that can be named."""
+    """Print all registered names and the configuration files."""
     names: dict[str, Iterable[str]] = {
         "methods (DISTILLER.TYPE)": DISTILLERS,
         "trainers (SOLVER.TRAINER)": TRAINERS,
@@ -132,9 +135,10 @@ def main() -> None:
 
 
 def train(arguments: argparse.Namespace, plugins: Mapping[str, bytes], notes: NoteRecorder) -> None:
+    """Start or resume a run, train, and print the summary."""
     config = load_config(arguments.cfg, arguments.opts)
     folder = run_folder(config)
-    # Processes that torchrun started again go on, whatever the command said the first time.
+    # Processes that torchrun restarted resume, whether or not the command has --resume.
     resume: Resume = "auto" if arguments.resume == "auto" or restarted() else arguments.resume is not None
     with group(), refusals():
         with contextlib.closing(build_trainer(config, folder, resume=resume, plugins=plugins, notes=notes)) as trainer:

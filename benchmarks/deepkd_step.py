@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from mdistiller_ext.build import _accelerate, _has_bf16, _place
+from mdistiller_ext import acceleration
+from mdistiller_ext.acceleration import has_bf16, place
 from mdistiller_ext.config import hyper_parameters, load_config, solver_arguments, stream_options
 from mdistiller_ext.data import InMemoryLoader
 from mdistiller_ext.distillers import create_distiller
@@ -118,14 +119,16 @@ def our_trainer(
     """
     overrides = [item for setting in settings.items() for item in setting]
     config = load_config(RECIPES / method / "res32x4_res8x4.yaml", overrides)
-    student, teacher = (_place(copy.deepcopy(network), train.device, config) for network in pair)
+    solver = config.SOLVER
+    student, teacher = (place(copy.deepcopy(network), train.device, channels_last=solver.CHANNELS_LAST) for network in pair)
     name, trainer_name = config.DISTILLER.TYPE, config.SOLVER.TRAINER
     distiller = create_distiller(name, student, teacher, **hyper_parameters(config, name)).to(train.device)
     trainer: BaseTrainer = TRAINERS.get(trainer_name)(
         distiller, train, test, **solver_arguments(config), merge=merge, stream_options=stream_options(config, trainer_name)
     )
     if accelerate:
-        for note in _accelerate(distiller, config, train):
+        options = {"fold_teacher": solver.FOLD_TEACHER, "compile_networks": solver.COMPILE}
+        for note in acceleration.accelerate(distiller, train.image_shape, **options):
             print(note)
     distiller.train()
     return trainer
@@ -171,7 +174,7 @@ def variants(
     if compiled:
         full = COMPILE
         steps["+ compile"] = ours(full)
-    if _has_bf16(torch.device("cpu")):
+    if has_bf16(torch.device("cpu")):
         full = full | BF16
         steps["+ bf16"] = ours(BF16)
         if compiled:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdistiller_ext.build import _has_bf16
+from mdistiller_ext.acceleration import has_bf16
 from mdistiller_ext.data import InMemoryLoader
 
 from .common import compare, hardware, our_loader, print_comparison, print_hardware, random_split, save
@@ -72,7 +72,7 @@ def main() -> None:
     batch = next(iter(train))
     ways = {"official way": official_way(pair, split, test_split, arguments.workers, batch, device)}
     ways["ours, fp32"] = our_way(pair, train, test, {}, batch)
-    if _has_bf16(device):
+    if has_bf16(device):
         ways["ours, bf16"] = our_way(pair, train, test, BF16, batch)
     rows = compare(ways, arguments.rounds, warm_up=False)
     print_comparison(rows, f"an epoch: train {arguments.images}, test {arguments.test_images} images")

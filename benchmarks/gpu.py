@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mdistiller_ext.build import _has_bf16
+from mdistiller_ext.acceleration import has_bf16
 from mdistiller_ext.trainers.cuda_graph import CapturedStep
 
 from .common import cores, hardware, our_loader, print_hardware, random_split, save, spread, synchronize
@@ -131,7 +131,7 @@ def our_variants(device: torch.device) -> Iterator[tuple[str, dict[str, Any]]]:
     if device.type == "cuda":
         settings = {}
         yield "+ CUDA graph", settings
-    if _has_bf16(device):
+    if has_bf16(device):
         settings = settings | BF16
         yield "+ bf16", settings
     if device.type == "cuda":

@@ -1,7 +1,7 @@
-"""mdistiller_ext: knowledge distillation for vision models, in mdistiller's conventions.
+"""Knowledge distillation for vision models, in mdistiller's conventions.
 
-Import what you need from the rooms: ``mdistiller_ext.losses``, ``.distillers``, ``.models``, ``.config`` ...
-Nothing heavy is imported here.
+Import from the submodules: ``mdistiller_ext.losses``, ``.distillers``, ``.models``, ``.config``, and so on. This package
+itself imports none of them, nor torch.
 """
 
 __version__ = "0.1.0"

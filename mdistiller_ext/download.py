@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import checkpoint
+from .command import Parser, run_command
 from .data import cifar100, tiny_imagenet
-from .errors import ConfigError, CorruptFileError, Parser, run_command
+from .errors import ConfigError, CorruptFileError
 from .fetch import fetch_archive, fetch_torchvision_weights
 from .models import list_models, pretrained_url
 

@@ -1,4 +1,4 @@
-"""Model and loader -> top-1, top-5 (percent) and cross-entropy; whether a model takes images of a size at all."""
+"""Evaluate models: top-1 and top-5 accuracy (percent), cross-entropy, and a check of the image size."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from .meters import Averages, top_k_hits
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """``{"top1", "top5", "loss"}`` of a zoo model over all batches of all processes; the model's mode is left as it was."""
+    """Accuracies and mean cross-entropy of a model over the batches of all ranks.
+
+    The model is evaluated in eval mode; afterwards the mode of each submodule is restored.
+
+    Returns:
+        ``{"top1": percent, "top5": percent, "loss": cross-entropy}``.
+    """
     device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
     averages = Averages(("top1", "top5", "loss"), device)
     with eval_mode(model):
         for images, labels in loader:
-            if not len(labels):  # fewer images than processes
+            if not len(labels):  # a last batch with fewer images than ranks
                 continue
             logits, _ = model(images)
             averages.update(
@@ -37,12 +43,12 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[
 
 @torch.no_grad()
 def try_images(model: nn.Module, images: Tensor) -> None:
-    """Show a model images ``[N, 3, H, W]`` in eval mode. Raises ConfigError if they are of a size that it does not take."""
+    """Run a model on images ``[N, 3, H, W]`` in eval mode. Raises ConfigError if it does not support their size."""
     try:
         with eval_mode(model):
             model(images)
     except torch.OutOfMemoryError:
-        raise  # of the machine, not of the size
+        raise  # not caused by an unsupported size
     except RuntimeError as error:
         height, width = images.shape[2:]
         reason = str(error).split("\n")[0].rstrip(".")
@@ -54,7 +60,7 @@ def try_images(model: nn.Module, images: Tensor) -> None:
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; then every module is in the mode it was in, a frozen batch norm among them."""
+    """Context manager that sets eval mode and restores the mode of each submodule, such as a frozen batch norm, afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from .command import Parser, run_command
 from .config import default_config, load_config, recipe_changes, written_settings
-from .errors import ROOT, ConfigWarning, MissingFileError, Parser, UnknownNameError, UserError, run_command
+from .errors import ROOT, ConfigWarning, MissingFileError, UnknownNameError, UserError
 
 CONFIGS = ROOT / "configs"
 

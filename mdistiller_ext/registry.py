@@ -1,22 +1,23 @@
-"""Name -> class, filled by decorators.
+"""Registries of classes and functions by name, filled by decorators.
 
-A registry imports the folder that holds its entries the first time it is asked for one, so a new method is one new file
-and no list of imports is edited. This room knows nothing of what is registered.
+On its first look-up, a registry imports every module of the package that contains its entries: a new method is one new file,
+and no list of imports has to be edited.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 from .errors import ConfigError, UnknownNameError, did_you_mean
 
 OWN = "; one of your own is known once its file is named by --plugin"
+"""The end of the message about an unknown name"""
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -25,8 +26,8 @@ class Registry:
     """Named classes or functions of one kind.
 
     Args:
-        kind: what an entry is, for messages ("distiller").
-        package: the folder, as a module path, whose modules register the entries.
+        kind: what an entry is, such as "distiller", for messages.
+        package: name of the package whose modules register the built-in entries.
     """
 
     def __init__(self, kind: str, package: str) -> None:
@@ -38,17 +39,16 @@ class Registry:
         self._importing = threading.RLock()
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator that files a class or function under ``name``.
+        """Decorator that registers a class or function as ``name``.
 
-        Running a notebook's cell again, reloading a module or loading a plug-in again replaces an entry by that of the same
-        module and name. Raises ConfigError for a name that another entry has, be it of the same name in the same file.
+        An entry is replaced by one of the same module and qualified name, so that a notebook cell can be run again, and a
+        module or plug-in reloaded. Raises ConfigError if another definition has the name, also one in the same file.
         """
 
         def add(entry: Entry) -> Entry:
             if not self._is_built_in(entry):
-                self._import_entries()  # so that a built-in name is known to be taken
-            caller = sys._getframe(1)
-            place = caller.f_code, caller.f_lineno  # a run of a cell or a module has a code object of its own
+                self._import_entries()  # the name may be that of a built-in entry
+            place = _calling_line(inspect.currentframe())
             taken = self._entries.get(name)
             if taken is not None:
                 code, line = self._registered_at[name]
@@ -69,7 +69,7 @@ class Registry:
         return add
 
     def get(self, name: str) -> Any:
-        """The entry called ``name``. Raises UnknownNameError with the nearest known name."""
+        """The entry registered as ``name``. Raises UnknownNameError with the closest known name."""
         self._import_entries()
         if name not in self._entries:
             near = did_you_mean(name, self._entries)
@@ -88,17 +88,28 @@ class Registry:
         return f"{entry.__module__}.".startswith(f"{self._package}.")
 
     def _import_entries(self) -> None:
-        with self._importing:  # another thread waits until all are there
+        with self._importing:  # other threads wait until all entries are registered
             if self._imported:
                 return
-            self._imported = True  # set first: the modules below may ask this registry
+            self._imported = True  # set first: the imported modules may use this registry
             try:
                 package = importlib.import_module(self._package)
                 for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
                     importlib.import_module(module.name)
             except BaseException:
-                self._imported = False  # the next question meets the same error, not half a registry
+                self._imported = False  # the next look-up raises the same error, rather than miss entries
                 raise
+
+
+def _calling_line(frame: FrameType | None) -> tuple[CodeType, int]:
+    """Code object and line number from which the function of a frame was called.
+
+    Each execution of a notebook cell, module or plug-in has its own code object, so two definitions with the same one are in
+    the same execution.
+    """
+    assert frame is not None  # CPython has frames
+    assert frame.f_back is not None
+    return frame.f_back.f_code, frame.f_back.f_lineno
 
 
 def _where(entry: Any) -> str:
@@ -118,7 +129,7 @@ register_dataset = DATASETS.register
 def register_model(name: str, *, zoo: str = "cifar100") -> Callable[[Entry], Entry]:
     """Register a function ``(num_classes: int) -> nn.Module`` as architecture ``name`` of a zoo.
 
-    A zoo holds the architectures made for one image size: ``cifar100`` (32x32), ``tiny_imagenet`` (64x64) and
-    ``imagenet`` (224x224). Every data set names the zoo that fits its images.
+    A zoo contains the architectures for one image size: ``cifar100`` (32x32), ``tiny_imagenet`` (64x64) or ``imagenet``
+    (224x224). Each data set names the zoo for its images.
     """
     return MODELS.register(f"{zoo}/{name}")

@@ -1,4 +1,4 @@
-"""The generators that random numbers come from: torch's, Python's and numpy's, the last two for plugins that draw from them."""
+"""Random number generators of torch, Python and numpy (the last two for plug-ins that use them), and determinism."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from .errors import ConfigError
 
 
 def seed_generators(seed: int) -> None:
-    """Start all of them anew from one number."""
-    for start in (torch.manual_seed, random.seed, np.random.seed):
-        start(seed % 2**32)  # numpy's range
+    """Seed all generators."""
+    for set_seed in (torch.manual_seed, random.seed, np.random.seed):
+        set_seed(seed % 2**32)  # numpy's range
 
 
 def be_deterministic(on: bool) -> None:
-    """Have torch choose only kernels that give the same bits every time, and refuse what has none. CPUs need no asking."""
+    """Let torch use only deterministic kernels, and raise for operations that have none. CPU runs do not need it."""
     if on:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is initialised
     torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.benchmark = False
 
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """What torch says when it is asked to be deterministic and cannot, as a ConfigError."""
+    """Context manager that turns torch's error about an operation without a deterministic kernel into a ConfigError."""
     try:
         yield
     except RuntimeError as error:
@@ -41,7 +41,7 @@ def refusals() -> Iterator[None]:
 
 
 def generator_state() -> dict[str, Any]:
-    """Where all of them stand, as tensors and plain values."""
+    """The state of all generators, as tensors and plain values."""
     version, words, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
     name, keys, position, has_gauss, cached = numpy_state
@@ -54,7 +54,7 @@ def generator_state() -> dict[str, Any]:
 
 
 def set_generator_state(state: dict[str, Any]) -> None:
-    """Go on from where :func:`generator_state` was."""
+    """Restore the state that :func:`generator_state` returned."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 
+from mdistiller_ext.command import run_command
 from mdistiller_ext.data import create_loaders
-from mdistiller_ext.errors import run_command
 from mdistiller_ext.models import create_model
 from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
 

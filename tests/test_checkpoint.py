@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and reading them without running code."""
+"""Atomic checkpoint I/O that runs no code, and loading weights into networks."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from mdistiller_ext import checkpoint
+from mdistiller_ext import checkpoint, weights
 from mdistiller_ext.errors import CorruptFileError, MissingFileError, TrainingError
+
+
+def load_weights(model: nn.Module, path: Path, **options: Any) -> list[str]:
+    """Load a file into a model; the entries that were not loaded."""
+    return weights.load_state_dict(model, checkpoint.load(path), path, **options)
 
 
 def upstream_like() -> dict[str, Any]:
@@ -359,7 +364,7 @@ def test_a_tensor_of_any_size_in_a_small_file_does_not_fill_the_memory(tmp_path:
     state = make_model().state_dict()
     torch.save(state | {"0.bias": torch.zeros(1).expand(2**45)}, tmp_path / "f")
     with pytest.raises(CorruptFileError, match=r"1 of another shape: 0\.bias \[35184372088832\] for \[4\]"):
-        checkpoint.load_weights(make_model(), tmp_path / "f")
+        load_weights(make_model(), tmp_path / "f")
 
 
 @pytest.mark.parametrize("name", ["get", "values", "keys", "_metadata"])
@@ -374,7 +379,7 @@ def test_attributes_of_a_state_dict_hide_none_of_its_methods(tmp_path: Path, nam
                 content = content[:-1] + b"}X" + struct.pack("<I", len(name)) + name.encode() + b"K\x01sb."
             hidden.writestr(part.filename, content)
     assert vars(checkpoint.load(tmp_path / "hidden")) == {name: 1}
-    checkpoint.load_weights(model, tmp_path / "hidden")
+    load_weights(model, tmp_path / "hidden")
     assert_same_weights(model, source)
 
 
@@ -383,7 +388,7 @@ def test_attributes_of_a_tensor_hide_none_of_its_methods(tmp_path: Path) -> None
     state = source.state_dict()
     state["0.bias"].to = 1  # type: ignore[assignment]
     torch.save(state, tmp_path / "f")
-    checkpoint.load_weights(model, tmp_path / "f")
+    load_weights(model, tmp_path / "f")
     assert_same_weights(model, source)
 
 
@@ -392,7 +397,7 @@ def test_numbers_that_torch_cannot_read_are_refused(tmp_path: Path) -> None:
     bias = torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
     torch.save(make_model().state_dict() | {"0.bias": bias}, tmp_path / "f")
     with pytest.raises(CorruptFileError, match=r"entry '0\.bias' holds float4_e2m1fn_x2 numbers where float32 is needed"):
-        checkpoint.load_weights(make_model(), tmp_path / "f")
+        load_weights(make_model(), tmp_path / "f")
 
 
 @pytest.mark.parametrize(("key", "value"), [("1.num_batches_tracked", float("nan")), ("0.bias", 1e300)])
@@ -400,7 +405,7 @@ def test_numbers_that_the_network_cannot_hold_are_refused(tmp_path: Path, key: s
     state = make_model().state_dict()
     torch.save(state | {key: torch.full(state[key].shape, value, dtype=torch.float64)}, tmp_path / "f")
     with pytest.raises(CorruptFileError, match=f"entry '{key}' is not finite"):
-        checkpoint.load_weights(make_model(), tmp_path / "f")
+        load_weights(make_model(), tmp_path / "f")
 
 
 def test_what_a_file_writes_does_not_reach_the_terminal_as_it_is(tmp_path: Path) -> None:
@@ -412,7 +417,7 @@ def test_what_a_file_writes_does_not_reach_the_terminal_as_it_is(tmp_path: Path)
     assert str(caught.value).isprintable()
     torch.save({"\x1b[2J\n": torch.zeros(1)}, tmp_path / "f")
     with pytest.raises(CorruptFileError) as caught:
-        checkpoint.load_weights(make_model(), tmp_path / "f")
+        load_weights(make_model(), tmp_path / "f")
     assert str(caught.value).isprintable()
 
 
@@ -440,7 +445,7 @@ def test_old_torchs_state_dict_with_metadata_loads(tmp_path: Path) -> None:
     saved = {"opt": argparse.Namespace(model="x"), "model": state, "best_acc": torch.tensor(72.5), "accuracy": np.float32(1)}
     torch.save(saved, tmp_path / "resnet8x4_last.pth", _use_new_zipfile_serialization=False)
     model = make_model()
-    assert checkpoint.load_weights(model, tmp_path / "resnet8x4_last.pth") == []
+    assert load_weights(model, tmp_path / "resnet8x4_last.pth") == []
     assert_same_weights(model, source)
 
 
@@ -477,12 +482,13 @@ def assert_same_weights(model: nn.Module, source: nn.Module) -> None:
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "student.", "module.student."])
 @pytest.mark.parametrize("key", ["", "model", "student", "state_dict", "model_state_dict", "net"])
 def test_weights_load_from_every_usual_form(tmp_path: Path, key: str, prefix: str) -> None:
-    source, model = make_model(), make_model()
+    source, model, of_folder = make_model(), make_model(), make_model()
     state = {f"{prefix}{k}": v for k, v in source.state_dict().items()}
     torch.save({"epoch": 1, key: state} if key else state, tmp_path / "student_best")
-    for path in (tmp_path, tmp_path / "student_best"):
-        assert checkpoint.load_weights(model, path) == []
-        assert_same_weights(model, source)
+    assert load_weights(model, tmp_path / "student_best") == []
+    assert_same_weights(model, source)
+    weights.load_weights(of_folder, tmp_path)
+    assert_same_weights(of_folder, source)
 
 
 def test_of_upstreams_latest_the_student_is_taken(tmp_path: Path) -> None:
@@ -492,7 +498,7 @@ def test_of_upstreams_latest_the_student_is_taken(tmp_path: Path) -> None:
     torch.save(
         {"epoch": 3, "model": state, "optimizer": {"lr": np.float64(0.05)}, "best_acc": np.float64(7)}, tmp_path / "latest"
     )
-    checkpoint.load_weights(model, tmp_path / "latest")
+    load_weights(model, tmp_path / "latest")
     assert_same_weights(model, source)
 
 
@@ -501,7 +507,7 @@ def test_a_networks_own_part_is_not_taken_for_a_wrapper(tmp_path: Path, name: st
     source, model = (nn.Sequential(OrderedDict([(name, make_model())])) for _ in range(2))
     for prefix in ("", "module."):
         torch.save({f"{prefix}{k}": v for k, v in source.state_dict().items()}, tmp_path / "f")
-        checkpoint.load_weights(model, tmp_path / "f")
+        load_weights(model, tmp_path / "f")
         assert_same_weights(model, source)
 
 
@@ -515,12 +521,12 @@ def test_a_classifier_of_other_classes_may_be_left(tmp_path: Path, bias: bool) -
     own = model.fc.weight.clone()  # type: ignore[union-attr, operator]
     torch.save({"model": source.state_dict()}, tmp_path / "f")
     with pytest.raises(CorruptFileError, match=r"holds weights for 10 classes, and 7 are needed"):
-        checkpoint.load_weights(model, tmp_path / "f")
-    left = checkpoint.load_weights(model, tmp_path / "f", other_classes=True)
+        load_weights(model, tmp_path / "f")
+    left = load_weights(model, tmp_path / "f", other_classes=True)
     assert left == (["fc.weight", "fc.bias"] if bias else ["fc.weight"])
     assert torch.equal(model.fc.weight, own)  # type: ignore[union-attr, arg-type]
     assert_same_weights(model.body, source.body)  # type: ignore[arg-type]
-    assert checkpoint.load_weights(source, tmp_path / "f", other_classes=True) == []
+    assert load_weights(source, tmp_path / "f", other_classes=True) == []
 
 
 @pytest.mark.parametrize(
@@ -538,7 +544,7 @@ def test_other_classes_excuse_nothing_else(tmp_path: Path, change: dict[str, tor
     model = with_classes(7)
     torch.save({**model.state_dict(), **change}, tmp_path / "f")
     with pytest.raises(CorruptFileError, match="does not fit Sequential"):
-        checkpoint.load_weights(model, tmp_path / "f", other_classes=True)
+        load_weights(model, tmp_path / "f", other_classes=True)
 
 
 def test_a_mismatch_tells_which_network_would_fit(tmp_path: Path) -> None:
@@ -550,9 +556,9 @@ def test_a_mismatch_tells_which_network_would_fit(tmp_path: Path) -> None:
         return ["cifar100/resnet32x4", "tiny_imagenet/torchvision/x"]
 
     with pytest.raises(CorruptFileError, match=r"; it would fit resnet32x4 \(cifar100\) or torchvision/x \(tiny_imagenet\)$"):
-        checkpoint.load_weights(make_model(), tmp_path / "f", fitting=fitting)
+        load_weights(make_model(), tmp_path / "f", fitting=fitting)
     with pytest.raises(CorruptFileError, match=r"unexpected: conv1\.weight$"):
-        checkpoint.load_weights(make_model(), tmp_path / "f", fitting=lambda state: [])
+        load_weights(make_model(), tmp_path / "f", fitting=lambda state: [])
     assert asked == [["conv1.weight"]]
 
 
@@ -564,7 +570,7 @@ def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
     state |= {"0.weight": torch.zeros(4, 5), **{f"extra.{i}": torch.zeros(1) for i in range(5)}}
     torch.save({"model": state}, tmp_path / "f")
     with pytest.raises(CorruptFileError) as caught:
-        checkpoint.load_weights(model, tmp_path / "f")
+        load_weights(model, tmp_path / "f")
     text = str(caught.value)
     assert f"{tmp_path / 'f'} does not fit Sequential" in text
     assert "1 missing: 0.bias" in text
@@ -594,14 +600,14 @@ def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
 def test_a_file_without_weights_is_refused(tmp_path: Path, state: Any, found: str) -> None:
     torch.save(state, tmp_path / "f")
     with pytest.raises(CorruptFileError, match=rf"^{tmp_path}/f:? {found}$"):
-        checkpoint.load_weights(make_model(), tmp_path / "f")
+        load_weights(make_model(), tmp_path / "f")
 
 
 @pytest.mark.parametrize("other", ["resnet8", None, {"depth": 8}])
 def test_a_key_that_holds_no_tensors_is_passed_over(tmp_path: Path, other: Any) -> None:
     source, model = make_model(), make_model()
     torch.save({"model": other, "best_acc": torch.tensor(7.0), "state_dict": source.state_dict()}, tmp_path / "f")
-    checkpoint.load_weights(model, tmp_path / "f")
+    load_weights(model, tmp_path / "f")
     assert_same_weights(model, source)
 
 
@@ -619,14 +625,14 @@ def test_numbers_that_cannot_be_weights_are_refused(tmp_path: Path, value: torch
     model = make_model()
     torch.save({**model.state_dict(), "1.running_mean": value}, tmp_path / "f")
     with pytest.raises(CorruptFileError, match=rf"f: entry '1\.running_mean' {message}"):
-        checkpoint.load_weights(model, tmp_path / "f")
+        load_weights(model, tmp_path / "f")
     checkpoint.save(tmp_path / "f", {k: v.half() if k.endswith("weight") else v for k, v in model.state_dict().items()})
-    checkpoint.load_weights(model, tmp_path / "f")  # other floats will do
+    load_weights(model, tmp_path / "f")  # other floats will do
 
 
 def test_a_training_checkpoint_gives_its_students_weights(tmp_path: Path) -> None:
     """``latest`` lies beside ``student_latest``; naming the one for the other is no mistake."""
     source, model = make_model(), make_model()
     torch.save({"epoch": 3, "student": source.state_dict(), "optimizer": {}}, tmp_path / "latest")
-    checkpoint.load_weights(model, tmp_path / "latest")
+    load_weights(model, tmp_path / "latest")
     assert torch.equal(model[0].weight, source[0].weight)  # type: ignore[index]

@@ -292,7 +292,7 @@ def test_imagenets_weights_are_fetched_once(
     """What a student starts from unless told otherwise: by the data set, or by the recipe."""
     served = tmp_path / imagenet_weights.name
     served.write_bytes(imagenet_weights.read_bytes())
-    monkeypatch.setattr("mdistiller_ext.build.pretrained_url", lambda *asked: served.as_uri())
+    monkeypatch.setattr("mdistiller_ext.weight_files.pretrained_url", lambda *asked: served.as_uri())
     for _ in range(2):
         finished = run_program("train.py", *still(dataset, birds, tmp_path))
         assert finished.status == 0, finished.err
@@ -306,7 +306,7 @@ def test_without_a_network_the_message_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
     url = "http://127.0.0.1:9/mobilenet_v2-00000000.pth"
-    monkeypatch.setattr("mdistiller_ext.build.pretrained_url", lambda *asked: url)
+    monkeypatch.setattr("mdistiller_ext.weight_files.pretrained_url", lambda *asked: url)
     refused = run_program("train.py", *still("cub2011", birds, tmp_path))
     place = elsewhere / "download_ckpts/imagenet_teachers/mobilenet_v2-00000000.pth"
     assert_one_line_error(refused, "ImageNet weights of MobileNetV2", "STUDENT_CKPT", f"curl -C - -L -o {place} {url}")

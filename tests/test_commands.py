@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from mdistiller_ext.build import teacher_path
 from mdistiller_ext.config import load_config
 from mdistiller_ext.errors import ConfigError, MissingFileError, from_here, python_command
+from mdistiller_ext.weight_files import teacher_path
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ from test_fetch import Server
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mdistiller_ext import build, checkpoint, fetch
+from mdistiller_ext import build, checkpoint, fetch, weight_files
 from mdistiller_ext.config import load_config
 from mdistiller_ext.data import DataIdentity, InMemoryLoader
 from mdistiller_ext.data.identity import SplitIdentity
@@ -626,6 +626,6 @@ def test_the_first_process_of_a_machine_downloads_and_the_others_find_the_file(
 def build_pretrained(settings: list[str], address: str, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fetch, "fcntl", None)
-        patch.setattr(build, "pretrained_url", lambda *asked: address)
+        patch.setattr(weight_files, "pretrained_url", lambda *asked: address)
         patch.chdir(folder)
         build.build_trainer(load_config(None, settings))

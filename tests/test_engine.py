@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdistiller_ext import build, inference
+from mdistiller_ext import acceleration
+from mdistiller_ext.acceleration import InferenceNetwork, fold_batch_norm
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.data import InMemoryLoader
 from mdistiller_ext.distillers import Distiller, Output, Progress, register_distiller
 from mdistiller_ext.errors import ConfigError
-from mdistiller_ext.inference import InferenceNetwork, fold_batch_norm
 from mdistiller_ext.meters import Averages
 from mdistiller_ext.models import create_model
 from mdistiller_ext.optim import ComponentSGD
@@ -131,13 +131,20 @@ def test_bf16_trains_and_is_evaluated_in_float32(tiny: list[str]) -> None:
 def test_a_machine_without_bfloat16_says_so_and_trains_in_float32(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(build, "_has_bf16", lambda device: False)
+    monkeypatch.setattr(acceleration, "has_bf16", lambda device: False)
     folder = Path(tiny[tiny.index("LOG.PREFIX") + 1]) / "run"
     config = load_config(None, [*tiny, "DISTILLER.TYPE", "KD", "SOLVER.AMP", "bf16"])
     trainer = build_trainer(config, folder)
     assert trainer.distiller.autocast is None
     assert trainer.distiller.inference_network().dtype is None
     assert "SOLVER.AMP bf16: this cpu computes no bfloat16; off" in capsys.readouterr().out
+
+
+def test_bfloat16_is_detected_alike_without_the_query_of_newer_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    expected = acceleration.has_bf16(cpu)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert acceleration.has_bf16(cpu) == expected
 
 
 def test_without_a_compiler_training_goes_on_and_says_so(
@@ -205,7 +212,7 @@ def test_a_fold_that_computes_something_else_is_not_used(monkeypatch: pytest.Mon
         model.fc.bias.data += 1
         return model
 
-    monkeypatch.setattr(inference, "fuse", wrong)
+    monkeypatch.setattr(acceleration, "fuse", wrong)
     model = create_model("resnet8").eval()
     images = torch.randn(2, 3, 32, 32)
     assert fold_batch_norm(model, images) is model

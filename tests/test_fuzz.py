@@ -27,7 +27,7 @@ import yaml
 from conftest import ROOT, run_program
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from test_checkpoint import make_model, traps, upstream_like
+from test_checkpoint import load_weights, make_model, traps, upstream_like
 from torch import nn
 from yacs.config import CfgNode
 
@@ -596,7 +596,7 @@ checkpoints = st.one_of(
 def reads_checkpoint(folder: Path, model: nn.Module, content: bytes) -> bool:
     (folder / "checkpoint").write_bytes(content)
     accepted = True
-    for read in (checkpoint.load, lambda path: checkpoint.load_weights(model, path, other_classes=True)):
+    for read in (checkpoint.load, lambda path: load_weights(model, path, other_classes=True)):
         try:
             read(folder / "checkpoint")
         except UserError as error:

@@ -15,21 +15,36 @@ from mdistiller_ext.registry import DISTILLERS, TRAINERS
 
 PACKAGE = "mdistiller_ext"
 LEVELS = {
-    0: {"errors", "naming", "registry", "settings", "losses", "optim", "distributed", "rng"},
-    1: {"meters", "evaluate", "checkpoint", "fetch", "inference"},
+    0: {
+        "errors",
+        "command",
+        "file_kinds",
+        "plugins",
+        "naming",
+        "registry",
+        "settings",
+        "losses",
+        "optim",
+        "distributed",
+        "rng",
+    },
+    1: {"meters", "evaluate", "checkpoint", "fetch"},
     2: {"models", "data"},
-    3: {"distillers"},
-    4: {"trainers"},
+    3: {"distillers", "weights"},
+    4: {"trainers", "acceleration"},
     5: {"config"},
-    6: {"build", "published", "run"},
+    6: {"build", "published", "run", "weight_files"},
     7: {"download"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
-# Rooms of one level that build on each other: messages and formulas below, records above.
-SAME_LEVEL = {0: {"errors"}, 1: LEVELS[1], 6: {"run"}}
-# What a room may import of ours, where the table is stricter than the levels.
+# Modules that others of the same level may import.
+SAME_LEVEL = {0: {"errors"}, 1: LEVELS[1], 6: {"run", "weight_files"}}
+# What a module may import from this package, where the table is stricter than the levels.
 ONLY = {
     "errors": set(),
+    "command": {"errors"},
+    "file_kinds": set(),
+    "plugins": {"errors"},
     "naming": set(),
     "registry": {"errors"},
     "losses": set(),
@@ -38,10 +53,12 @@ ONLY = {
     "rng": {"errors"},
     "settings": set(),
     "fetch": {"errors"},
-    "inference": set(),
-    "published": {"errors", "config"},
-    "distillers": {"errors", "registry", "settings", "losses", "evaluate", "inference", "distributed"},
+    "published": {"errors", "command", "config"},
+    "distillers": {"errors", "registry", "settings", "losses", "evaluate", "distributed"},
+    "weights": {"errors", "checkpoint", "data", "models"},
+    "acceleration": {"errors", "distributed", "distillers"},
     "run": {"errors", "naming", "distributed", "checkpoint", "data", "trainers", "config"},
+    "weight_files": {"errors", "registry", "fetch", "models", "config"},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 
@@ -67,7 +84,7 @@ def imports(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            if source != PACKAGE:  # `from .. import checkpoint` imports the room, not the package
+            if source != PACKAGE:  # `from .. import checkpoint` imports the module, not the package
                 yield source
             yield from (f"{source}.{alias.name}" for alias in node.names if source.split(".")[0] == PACKAGE)
 
@@ -80,14 +97,14 @@ def names_of(files: list[Path]) -> list[str]:
     return [str(file.relative_to(ROOT)) for file in files]
 
 
-def test_every_room_has_a_level() -> None:
+def test_every_module_has_a_level() -> None:
     rooms = {room_of(module_name(file)) for file in FILES} - {""}
     assert rooms <= set(LEVEL_OF)
     assert rooms >= {"errors", "registry", "losses", "optim", "models", "data", "distillers", "trainers", "config", "build"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=names_of(FILES))
-def test_a_room_imports_only_from_lower_levels(file: Path) -> None:
+def test_a_module_imports_only_from_lower_levels(file: Path) -> None:
     room = room_of(module_name(file))
     level = LEVEL_OF.get(room, -1)  # the package's own __init__ imports nothing
     allowed = {r for r, its in LEVEL_OF.items() if its < level} | SAME_LEVEL.get(level, set()) | {room}
@@ -97,11 +114,11 @@ def test_a_room_imports_only_from_lower_levels(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=names_of(FILES))
-def test_no_room_below_config_knows_a_config_node(file: Path) -> None:
+def test_no_module_below_config_knows_a_config_node(file: Path) -> None:
     room = room_of(module_name(file))
     outside = {name.split(".")[0] for name in imports(file)}
     assert ("yacs" in outside) <= (LEVEL_OF.get(room, -1) >= LEVEL_OF["config"])
-    assert "config" not in rooms_imported(file) or room in ("config", "build", "published", "run")
+    assert "config" not in rooms_imported(file) or room in ("config", "build", "published", "run", "weight_files")
 
 
 @pytest.mark.parametrize("name", ["upstream", "upstream_tables", "reading"])
@@ -147,7 +164,7 @@ def test_methods_and_trainers_are_found_not_listed(file: Path) -> None:
         ("trainers", ["mdistiller_ext.models", "mdistiller_ext.data", "mdistiller_ext.config", "yacs"]),
     ],
 )
-def test_a_room_can_be_used_alone_from_a_notebook(room: str, absent: list[str]) -> None:
+def test_a_module_can_be_used_alone_from_a_notebook(room: str, absent: list[str]) -> None:
     code = f"import sys, {PACKAGE}.{room}; print([m for m in {absent!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.strip() == "[]"

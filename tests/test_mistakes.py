@@ -17,10 +17,13 @@ from test_config import message, write
 from test_upstream import load, upstream_file
 
 from mdistiller_ext import checkpoint
-from mdistiller_ext.build import choose_device, load_plugin, pretrained_path, student_path, teacher_path
+from mdistiller_ext.acceleration import choose_device
+from mdistiller_ext.command import run_command
 from mdistiller_ext.config import load_config
-from mdistiller_ext.errors import ConfigError, MissingFileError, UserError, listing, run_command, shown
+from mdistiller_ext.errors import ConfigError, MissingFileError, UserError, listing, shown
+from mdistiller_ext.plugins import load_plugin
 from mdistiller_ext.published import recipe_differences
+from mdistiller_ext.weight_files import pretrained_path, student_path, teacher_path
 
 # ---- upstream's files: what they say only with their code -----------------------------------------------------------
 

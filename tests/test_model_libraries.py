@@ -18,12 +18,12 @@ from golden_weights import golden_state_dict
 from torch import nn
 from torch.testing import assert_close
 
-from mdistiller_ext.checkpoint import load_weights
 from mdistiller_ext.distillers import create_distiller
 from mdistiller_ext.distillers.base import Progress
 from mdistiller_ext.errors import ConfigError, UnknownNameError
 from mdistiller_ext.models import check_model_name, create_model, list_models, pretrained_url
 from mdistiller_ext.models.libraries import ZOO_IN_TORCHVISION
+from mdistiller_ext.weights import load_weights
 
 FAMILIES = [  # one of each; RegNets compute their widths with tensors and so cannot be built on the meta device
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5"),

@@ -1,6 +1,7 @@
-"""Distillation methods: ``base.py`` and one short file for each.
+"""Distillation methods, one file each, and their base class in ``base.py``.
 
-A distiller returns its finest loss components and never asks who trains it. It sees no data, optimizer, trainer or config.
+A distiller returns loss components of the finest granularity, independently of the trainer. It uses no data set, optimizer,
+trainer or config.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ __all__ = ["Distiller", "Output", "Progress", "Weight", "check_hyper_parameters"
 
 
 def create_distiller(name: str, student: nn.Module, teacher: nn.Module | None, /, **hyper_parameters: Any) -> Distiller:
-    """The distiller registered as ``name``, such as ``create_distiller("DKD", student, teacher, beta=2.0)``.
+    """Create the distiller registered as ``name``, such as ``create_distiller("DKD", student, teacher, beta=2.0)``.
 
-    Hyper-parameters are the keyword arguments of its class, of any name; an unknown one raises TypeError, a negative weight
-    ConfigError.
+    Args:
+        hyper_parameters: keyword arguments of its class.
+
+    Raises:
+        UnknownNameError: no distiller is registered as ``name``.
+        TypeError: the class does not have such an argument.
+        ConfigError: a loss weight is negative, or another value is invalid.
     """
     check_hyper_parameters(name, hyper_parameters)
     distiller: Distiller = DISTILLERS.get(name)(student, teacher, **hyper_parameters)
@@ -29,11 +35,11 @@ def create_distiller(name: str, student: nn.Module, teacher: nn.Module | None, /
 
 
 def check_hyper_parameters(name: str, values: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a negative hyper-parameter that distiller ``name`` annotates as ``Weight``."""
+    """Raise ConfigError if a hyper-parameter that distiller ``name`` annotates as ``Weight`` is negative."""
     distiller = DISTILLERS.get(name)
     try:
         hints = get_type_hints(distiller.__init__, include_extras=True)
-    except NameError:  # a plug-in's annotations of names that it imports for type checkers alone
+    except NameError:  # a plug-in's annotation that is imported under TYPE_CHECKING only
         return
     for argument, value in values.items():
         if hints.get(argument) == Weight and value < 0:

@@ -1,8 +1,8 @@
-"""What every method shares: running student and teacher, checking their outputs once, knowing which weights are whose."""
+"""Base class of distillation methods: runs student and teacher, checks their outputs, and selects parameters and state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -11,31 +11,30 @@ from torch import Tensor, nn
 from ..distributed import all_gather_rows
 from ..errors import ConfigError, listing
 from ..evaluate import eval_mode, try_images
-from ..inference import InferencePath
 from ..losses import standardize
 
 ROLES = ("task", "target", "nontarget", "kd")
 
 Weight = Annotated[float, "not negative"]
-"""Annotation of a hyper-parameter that weighs a loss: a negative value is refused."""
+"""Annotation of a hyper-parameter that weights a loss; negative values raise ConfigError."""
 
 
 class Output(NamedTuple):
-    """What a model of the zoo returns: logits ``[N, C]`` and its features by name."""
+    """Output of a model: logits ``[N, C]`` and features by name."""
 
     logits: Tensor
     features: dict[str, Any]
 
 
 class Progress:
-    """Where training is: ``epoch`` (1-based), ``epochs`` and ``fraction = epoch / epochs``.
+    """Progress of training: ``epoch`` (1-based), ``epochs`` and ``fraction = epoch / epochs``.
 
-    What changes from epoch to epoch is a 0-d tensor on the training device, so that a step reads it without
-    synchronising and one captured step serves the whole run.
+    ``epoch`` and ``fraction`` are 0-d tensors on the training device: a step reads them without synchronisation, and a
+    captured CUDA graph remains valid in all epochs.
     """
 
     def __init__(self, epoch: int, epochs: int, device: torch.device | str = "cpu") -> None:
-        # float64 keeps weights such as 1/20 exact to the last digit of a float64 loss; MPS has no float64.
+        # float64 gives weights such as 1/20 the precision of a float64 loss; MPS does not support it.
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
         self.epoch = torch.tensor(float(epoch), dtype=dtype, device=device)
         self.epochs = epochs
@@ -49,20 +48,20 @@ class Progress:
 
 
 def epoch_of(progress: Progress) -> Tensor:
-    """The epoch as a tensor, also of a stand-in for Progress that holds a plain number."""
+    """The epoch as a tensor, also if ``progress`` is another object whose ``epoch`` is a number."""
     epoch = progress.epoch
     return epoch if isinstance(epoch, Tensor) else torch.tensor(float(epoch), dtype=torch.float64)
 
 
 def warm_up(progress: Progress, epochs: int) -> Tensor:
-    """mdistiller's linear warm-up of a loss weight, ``min(epoch / epochs, 1)``: 1 / epochs in the first epoch; 0 is none."""
+    """mdistiller's linear warm-up of a loss weight: ``min(epoch / epochs, 1)``, 1 / epochs in epoch 1. 0 epochs: no warm-up."""
     if epochs < 0:
         raise ValueError(f"warmup must not be negative, got {epochs}")
     return (epoch_of(progress) / epochs).clamp(max=1.0)
 
 
 def paired_logits(student: Output, teacher: Output, *, standardized: bool) -> tuple[Tensor, Tensor]:
-    """The logits of both, z-scored by sample where logit standardisation (CVPR 2024) is asked for."""
+    """Logits of student and teacher, each ``[N, C]``; if ``standardized``, z-scored per sample (LSKD, CVPR 2024)."""
     if standardized:
         return standardize(student.logits), standardize(teacher.logits)
     return student.logits, teacher.logits
@@ -76,23 +75,29 @@ def _run(model: nn.Module, images: Tensor) -> Output:
 
 
 class Distiller(nn.Module):
-    """A student, a frozen teacher and the losses between them.
+    """Base class of distillation methods: a student, a frozen teacher and the losses between them.
 
-    A method overrides :meth:`losses`. The keyword-only arguments of its ``__init__`` are its hyper-parameters, and become
-    settings ``METHOD.ARGUMENT`` with the same defaults. Layers of its own, if any, are trained with the student.
+    Subclasses override :meth:`losses`. The keyword-only arguments of their ``__init__`` are the hyper-parameters, and become
+    settings ``METHOD.ARGUMENT`` with the same defaults. Layers that a subclass adds are trained with the student.
+
+    Args:
+        student: the network to train.
+        teacher: the network to learn from; it is frozen and set to eval mode. None for methods without a teacher.
+
+    Raises ConfigError if the method needs a teacher and there is none, or if both are the same module.
     """
 
     needs_teacher: ClassVar[bool] = True
-    # Spelling of settings that differs from the argument's name in capitals, such as {"ce_weight": "LOSS.CE_WEIGHT"}.
+    # Names of settings that differ from the argument's name in capitals, such as {"ce_weight": "LOSS.CE_WEIGHT"}.
     config_keys: ClassVar[dict[str, str]] = {}
-    # The students of how many last epochs are averaged at the end of training; 0 is none.
+    # Number of last epochs whose students are averaged at the end of training; 0 disables averaging.
     average_last: int = 0
-    # Number of the batch's rows on each rank, where there are several.
+    # Number of samples of the current batch on each rank; None with a single process.
     batch_sizes: list[int] | None = None
-    # What the student's forward pass computes in where that is no loss of accuracy (torch.autocast); losses are in float32.
+    # Autocast dtype of the student's forward pass; None disables autocast. Losses are computed in float32.
     autocast: torch.dtype | None = None
-    # What runs in the teacher's place, where that is faster.
-    inference_path: InferencePath | None = None
+    # Returns the network to run as the teacher, such as a faster copy (acceleration.py); None runs the teacher itself.
+    inference_path: Callable[[], nn.Module] | None = None
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().__init__()
@@ -102,24 +107,30 @@ class Distiller(nn.Module):
             raise ConfigError("student and teacher are the same module; freezing the teacher would freeze the student")
         self.student = student
         self.teacher = teacher
-        self._names: set[str] = set()  # of the components, from the first call on
+        self._names: set[str] = set()  # of the components, set by the first call
         if teacher is not None:
             teacher.requires_grad_(False).eval()
 
     def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
-        """The loss components by ``role/name``: scalars, already weighted; their sum is the whole loss.
+        """Compute the loss components.
 
-        Roles: ``task`` (labels), ``target`` and ``nontarget`` (the two parts of a decoupled KD) and ``kd`` (any other
-        knowledge of the teacher). Every step returns the same names.
+        Args:
+            student, teacher: outputs for the same batch, logits ``[N, C]``. Without a teacher, both are the student's.
+            labels: ``[N]``.
+
+        Returns:
+            Scalar tensors by ``role/name``, already weighted, whose sum is the loss. Roles: ``task`` (labels), ``target`` and
+            ``nontarget`` (the parts of a decoupled KD) and ``kd`` (any other knowledge of the teacher). The names must be the
+            same in every step.
         """
         raise NotImplementedError
 
     def forward(self, images: Tensor, labels: Tensor, progress: Progress) -> tuple[Output, dict[str, Tensor]]:
-        """Images ``[N, 3, H, W]``, labels ``[N]`` -> the student's output and the loss components."""
+        """The student's output and the loss components of a batch: images ``[N, 3, H, W]``, labels ``[N]``."""
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
             student = _run(self.student, images)
         student = student._replace(logits=student.logits.to(images.dtype))
-        # Without a teacher the student stands in: losses() of such a method does not look at it.
+        # Without a teacher, losses() receives the student's output twice.
         teacher = student
         if self.teacher is not None:
             with torch.no_grad():
@@ -135,17 +146,16 @@ class Distiller(nn.Module):
         return student, losses
 
     def inference_network(self) -> nn.Module:
-        """The network that :meth:`forward` calls as the teacher: the teacher itself, or its copy made for inference."""
+        """The network that :meth:`forward` runs as the teacher: the teacher itself, or a copy prepared for inference."""
         if self.inference_path is not None:
-            return self.inference_path.network()
+            return self.inference_path()
         assert self.teacher is not None
         return self.teacher
 
     def whole_batch(self, rows: Tensor) -> Tensor:
-        """This process's rows of a batch and all others': ``[n, ...]`` -> ``[N, ...]``; gradients reach the own ones.
+        """Gather the rows of all ranks: ``[n, ...]`` -> ``[N, ...]``. Gradients reach the rank's own rows.
 
-        For losses of relations between samples, which are no mean over samples: of the whole batch each process computes
-        what a single one would.
+        For losses that relate samples, and so are not a mean over samples: each rank computes the loss of the whole batch.
         """
         return all_gather_rows(rows, self.batch_sizes) if self.batch_sizes else rows
 
@@ -173,7 +183,7 @@ class Distiller(nn.Module):
                 raise ConfigError(f"{name}.losses()['{key}'] must be a scalar tensor, not {shape}")
 
     def _other_names(self, names: Set[str], progress: Progress) -> str:
-        """Describe how the components of a step differ from those of the first one."""
+        """Message about a step whose components differ from those of the first step."""
         differences = [("adds", names - self._names), ("leaves out", self._names - names)]
         changes = " and ".join(f"{verb} {listing(sorted(which))}" for verb, which in differences if which)
         return (
@@ -182,9 +192,10 @@ class Distiller(nn.Module):
         )
 
     def component_names(self, image_shape: tuple[int, int, int]) -> list[str]:
-        """The components this method returns, found by trying it on two black images ``[3, H, W]`` in eval mode.
+        """Names of the components, determined by a forward pass on two images ``[3, H, W]`` of zeros in eval mode.
 
-        Raises ConfigError when a model does not take such images, or the method its hyper-parameters or the models' outputs.
+        Raises ConfigError if a model does not support such images, an output or hyper-parameter is invalid, or a loss is not
+        finite.
         """
         weight = next(self.student.parameters())
         images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)
@@ -197,7 +208,7 @@ class Distiller(nn.Module):
                 _, losses = self(images, labels, Progress(1, 1, weight.device))
         except ConfigError:
             raise
-        except ValueError as error:  # what a loss says of its arguments
+        except ValueError as error:  # a loss function rejects an argument
             raise ConfigError(f"{type(self).__name__}: {error}") from error
         bad = [name for name, value in losses.items() if not value.isfinite()]
         if bad:
@@ -205,22 +216,22 @@ class Distiller(nn.Module):
         return list(losses)
 
     def train(self, mode: bool = True) -> Distiller:
-        """Set the student's mode; the teacher stays in eval mode always."""
+        """Set the mode of the student and the method's own layers; the teacher stays in eval mode."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
         return self
 
     def learnable_parameters(self) -> Iterator[nn.Parameter]:
-        """The student's parameters and those of the method's own layers."""
+        """Parameters of the student and of the method's own layers."""
         return (p for name, p in self.named_parameters() if not name.startswith("teacher."))
 
     def own_state_dict(self) -> dict[str, Tensor]:
-        """State of the method's own layers: neither the student's nor the teacher's."""
+        """State of the method's own layers and buffers, without student and teacher."""
         return {k: v for k, v in self.state_dict().items() if k.split(".")[0] not in ("student", "teacher")}
 
     def load_own_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Load what :meth:`own_state_dict` gave. Raises ConfigError when the entries differ."""
+        """Load the result of :meth:`own_state_dict`. Raises ConfigError if the entries differ."""
         own = self.own_state_dict()
         if set(own) != set(state):
             raise ConfigError(f"{type(self).__name__} has layers {sorted(own)}, the checkpoint {sorted(state)}")

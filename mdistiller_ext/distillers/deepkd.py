@@ -1,9 +1,9 @@
 """DeepKD: A Deeply Decoupled and Denoised Knowledge Distillation Trainer. Huang et al., 2025,
 https://arxiv.org/abs/2505.15133
 
-The losses of DeepKD, with its dynamic top-k mask (DTM); the momenta are the ``deepkd`` trainer's. The release has no
-schedule for K and, for KD, no mask at all. Phase ends and K_static are not given in the sources at hand: the defaults are
-ours (the one K in the release's settings is 500 of ImageNet's 1,000 classes).
+The losses of DeepKD, with its dynamic top-k mask (DTM); the momenta are set by the ``deepkd`` trainer. The released code has
+no schedule for K and, for KD, no mask. Phase ends and K_static are not given in the available sources: the defaults
+are this project's (the only K in the release's settings is 500, for ImageNet's 1,000 classes).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .base import Distiller, Output, Progress, Weight, epoch_of, paired_logits, 
 
 
 def dynamic_k(progress: Progress, classes: int, *, initial: float, static: int, phase_ends: Sequence[int]) -> Tensor:
-    """The number of non-target classes kept in this epoch, a 0-d tensor on the device of ``progress``.
+    """K, the number of non-target classes kept in this epoch: a 0-d tensor on the device of ``progress``.
 
-    Easy phase: from ``initial`` (a fraction of the classes) in epoch 1 linearly to ``static`` (a number of classes) in epoch
-    ``phase_ends[0]``; transition: ``static``, until epoch ``phase_ends[1]``; hard: linearly to all C - 1 non-target classes
-    in the last epoch. A run that ends before a phase end stays where it is. Never under 2, since one class alone has no
-    distribution to learn, and ``static`` is the most that the easy phase starts with.
+    Easy phase: linear from ``initial`` (a fraction of the classes) in epoch 1 to ``static`` (a number of classes) in epoch
+    ``phase_ends[0]``. Transition phase: ``static``, until epoch ``phase_ends[1]``. Hard phase: linear to all C - 1 non-target
+    classes in the last epoch. Phases after the last epoch of the run are not reached. The initial K is at least 2, since a
+    single class has no distribution to learn, and at most ``static``.
     """
     easy_end, transition_end = phase_ends
     most = classes - 1
@@ -42,12 +42,12 @@ def dynamic_k(progress: Progress, classes: int, *, initial: float, static: int, 
 
 @register_distiller("DEEPKD")
 class DeepKD(Distiller):
-    """DKD's or KD's two parts, the non-target one only over the classes that the teacher ranks highest.
+    """The two parts of DKD or KD, the non-target part restricted to the K classes with the largest teacher logits.
 
     Args:
         weighting: ``dkd``: ``warm_up * (alpha * TCKD + beta * NCKD)``; ``kd``: ``kd_weight * (TCKD + (1 - p_t) NCKD)``.
         warmup: epochs, for ``dkd`` only.
-        dtm: apply the dynamic top-k mask; see dynamic_k.
+        dtm: apply the dynamic top-k mask; see :func:`dynamic_k`.
         k_initial: K in the first epoch, as a fraction of the classes.
         k_static: K between the phase ends, in classes.
         phase_ends: last epoch of the easy phase and of the transition.

@@ -14,13 +14,13 @@ from .base import Distiller, Output, Progress, Weight
 
 @register_distiller("DIST")
 class DIST(Distiller):
-    """``ce_weight * CE + beta * inter + gamma * intra``: the teacher's relations between classes and between samples.
+    """``ce_weight * CE + beta * inter + gamma * intra``: Pearson distances to the teacher by sample and by class.
 
     Args:
-        gather: where several processes train, relate the samples of the whole batch (the same loss as on one process), or
-            each process those of its own part.
-        parts: relate the samples of each of so many equal parts of the batch and average, as DIST's repository does with a
-            part on each of 8 GPUs.
+        gather: with several processes, compute the relations within the whole batch (the loss of a single process) rather
+            than within the samples of each rank.
+        parts: split the batch into this many equal parts, compute the relations within each part and average, as DIST's
+            repository does with one part on each of 8 GPUs.
 
     Raises ConfigError unless ``parts`` is positive.
     """

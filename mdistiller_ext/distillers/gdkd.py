@@ -14,7 +14,9 @@ from .base import Distiller, Output, Progress, Weight, paired_logits, warm_up
 class GDKD(Distiller):
     """``ce_weight * CE + warm_up * (w0 * high + w1 * top + w2 * rest)``, split at the teacher's ``topk`` classes.
 
-    ``warmup`` in epochs; ``kl_type`` (forward, reverse, both) turns the leaves top and rest around, never high.
+    Args:
+        kl_type: direction of the KL divergences top and rest: ``forward``, ``reverse`` or ``both``; high is always forward.
+        warmup: epochs.
     """
 
     def __init__(
@@ -55,5 +57,5 @@ class GDKD(Distiller):
         }
 
     def parts(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(high, top, rest) of the logits ``[N, C]``: where GDKD3 differs."""
+        """The terms (high, top, rest) for logits ``[N, C]``; overridden by GDKD3."""
         return gdkd_parts(student, teacher, topk=self.topk, temperature=self.t, kl_type=self.kl_type)

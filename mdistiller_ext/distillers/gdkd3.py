@@ -1,4 +1,4 @@
-"""GDKD3: GDKD with three groups of classes, meant for transformers. https://arxiv.org/abs/2512.04625"""
+"""GDKD3: GDKD with three groups of classes, proposed for transformers. https://arxiv.org/abs/2512.04625"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .gdkd import GDKD
 
 @register_distiller("GDKD3")
 class GDKD3(GDKD):
-    """As GDKD with the groups {top-1}, {top-2..k} and {rest}; ``w1`` weighs the middle group."""
+    """GDKD with the groups {top-1}, {top-2..k} and {rest}; ``w1`` weights the middle group."""
 
     def __init__(
         self,

@@ -15,14 +15,15 @@ from .base import Distiller, Output, Progress, Weight, paired_logits
 
 @register_distiller("KD")
 class KD(Distiller):
-    """``ce_weight * CE + kd_weight * T^2 KL(teacher || student)``, the KL in the two parts that add up to it exactly.
+    """``ce_weight * CE + kd_weight * T^2 KL(teacher || student)``, the KL as the sum of two parts.
 
-    The parts, TCKD and (1 - p_t) NCKD by sample (DKD, CVPR 2022, eq. 6), let the DeepKD trainer separate them; any other
-    trainer adds them and trains with the KL itself. ``standardize=True`` is LSKD (CVPR 2024).
+    The parts are TCKD and (1 - p_t) NCKD per sample, whose sum is exactly the KL (DKD, CVPR 2022, eq. 6). The DeepKD trainer
+    separates them; other trainers add them.
 
     Args:
-        rule: ``paper``, or ``official`` for what the DeepKD release computes with its trainer: both parts with weight 1
-            instead of ``kd_weight``, and the batch means of 1 - p_t and NCKD multiplied instead of the mean of the products.
+        standardize: standardise the logits per sample (LSKD, CVPR 2024).
+        rule: ``paper``, or ``official`` for the loss of the DeepKD release with its trainer: both parts have weight 1
+            instead of ``kd_weight``, and the product of the batch means of 1 - p_t and NCKD replaces the mean of the products.
     """
 
     config_keys: ClassVar[dict[str, str]] = {"ce_weight": "LOSS.CE_WEIGHT", "kd_weight": "LOSS.KD_WEIGHT"}

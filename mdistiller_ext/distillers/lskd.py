@@ -1,7 +1,7 @@
 """LSKD: Logit Standardization in Knowledge Distillation. Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427
 
-KD on standardised logits under the name, spelling and defaults of GDKD's configuration files. The other methods have the
-same standardisation as their setting STANDARDIZE.
+KD on standardised logits, with the name, settings and defaults of GDKD's configuration files. KD, DKD, GDKD, GDKD3 and DEEPKD
+have the same standardisation as their setting STANDARDIZE.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .kd import KD
 
 @register_distiller("LSKD")
 class LSKD(KD):
-    """``ce_weight * CE + kd_weight * T^2 KL(teacher || student)`` of logits with mean 0 and standard deviation 1."""
+    """``ce_weight * CE + kd_weight * T^2 KL(teacher || student)`` on logits with mean 0 and standard deviation 1 per sample."""
 
     config_keys: ClassVar[dict[str, str]] = {}
 

@@ -1,4 +1,4 @@
-"""No distillation: the student learns from the labels. The baseline, and how teachers are trained."""
+"""Training without distillation: the baseline, also used to train teachers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import Distiller, Output, Progress
 
 @register_distiller("NONE")
 class Vanilla(Distiller):
-    """Cross-entropy alone."""
+    """Cross-entropy with the labels."""
 
     needs_teacher = False
 

@@ -1,7 +1,7 @@
 """PRKD: Progressively Relaxed Knowledge Distillation. Gu, Jin and Li, IJCNN 2024,
 https://ieeexplore.ieee.org/document/10650544
 
-No code was released and the paper's settings could not be consulted: every default below is ours.
+No code was released and the paper's settings could not be consulted: all defaults are this project's.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .base import Distiller, Output, Progress, Weight
 
 @register_distiller("PRKD")
 class PRKD(Distiller):
-    """``ce_weight * CE + kd_weight * (relaxing KL + growing correlation)``, and an average of the last students.
+    """``ce_weight * CE + kd_weight * (KL + correlation)``, where the KL decreases and the correlation increases over training.
 
     Args:
-        t, final_t: the temperature falls linearly from one to the other over training.
-        variant: ``prkd_a`` (temperature only), ``prkd_b`` (KL fades to correlation) or ``prkd`` (both).
+        t, final_t: temperature at the start and at the end of training; linear in between.
+        variant: ``prkd_a`` (temperature only), ``prkd_b`` (transition from KL to correlation) or ``prkd`` (both).
         correlation: Pearson distance by sample (``inter``), or by sample and by class (``inter+intra``).
-        t_squared: both terms carry the squared temperature.
+        t_squared: multiply both terms by the squared temperature.
         gather: as in DIST, for ``inter+intra``.
-        first_epoch: whether the first epoch counts as e = 1 (the last one is then all correlation) or e = 0.
-        average_last: average the students after the last I epochs, as ``student_average``; 0 is none.
+        first_epoch: number e of the first epoch: 1 (the last epoch then consists of correlation only) or 0.
+        average_last: number I of last epochs whose students are averaged, as ``student_average``; 0 disables averaging.
     """
 
     def __init__(

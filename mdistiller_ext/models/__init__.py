@@ -1,13 +1,12 @@
-"""The model zoos: teacher and student networks, built by name.
+"""Model zoos: teacher and student networks, created by name.
 
 Every network maps images `[N, 3, H, W]` to `(logits, features)`: `features["feats"]` holds its feature maps,
-`["preact_feats"]` the same maps before their last ReLU (MobileNetV2's have none), and `["pooled_feat"]` the
-classifier's input. Parameter names are mdistiller's, so its checkpoints load strictly.
+`["preact_feats"]` the same maps before their last ReLU (not for MobileNetV2), and `["pooled_feat"]` the classifier's input.
+Parameter names are mdistiller's, so its checkpoints load strictly.
 
-A zoo is a folder here; a network is a function ``num_classes -> nn.Module`` under ``@register_model(name, zoo=...)``.
-Beside the zoos, `libraries` has the networks of torchvision and timm, whose features are empty.
-Weights are not read here. Importing this package imports neither torch nor a network: the registry does that when it is
-first asked for one.
+Each zoo is a subpackage; each network is a function ``num_classes -> nn.Module`` under ``@register_model(name, zoo=...)``.
+`libraries` adds the networks of torchvision and timm, which return no features. Weights are loaded elsewhere (`weights.py`).
+Importing this package imports neither torch nor a network; the registry imports them on its first look-up.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ __all__ = [
 
 ZOO_NUM_CLASSES = {"cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000}
 ZOO_IMAGE_SIZE = {"cifar100": 32, "tiny_imagenet": 64, "imagenet": 224}  # pixels of an edge
-_MARKED_CLASSES = 7919  # a number of classes that marks the entries of the classifier: no layer is as wide
-LIBRARIES = ("torchvision/", "timm/")  # how the names of networks outside the zoos begin
+_MARKED_CLASSES = 7919  # identifies the classifier's entries by their shape: no layer has this width
+LIBRARIES = ("torchvision/", "timm/")  # prefixes of the names of networks outside the zoos
 
 
 def create_model(
@@ -46,21 +45,21 @@ def create_model(
     image_size: int | None = None,
     init: str = "default",
 ) -> nn.Module:
-    """A freshly initialised network for a zoo or a registered data set, in training mode.
+    """Create a randomly initialised network for a zoo or a registered data set, in training mode.
 
     Args:
-        name: an architecture, such as "resnet8x4"; `list_models` has them all. Or any classification network of
-            torchvision or timm, such as "torchvision/regnet_y_400mf".
+        name: an architecture, such as "resnet8x4" (see `list_models`), or any classification network of torchvision or timm,
+            such as "torchvision/regnet_y_400mf".
         dataset: a zoo ("cifar100", "tiny_imagenet", "imagenet") or a data set, whose ``zoo`` attribute names its zoo.
-        num_classes: length of the logits; by default what the zoo or the data set has.
-        image_size: pixels of an edge, by default those of the zoo; only for the libraries' networks that are built for
-            one size, such as vision transformers. All others take any size.
-        init: how weights are initialised: as the network does by itself, or by `layers.init_by_fan_out`.
+        num_classes: number of logits. Default: that of the zoo or the data set.
+        image_size: edge length in pixels, for networks of the libraries that are built for one size, such as vision
+            transformers; all others accept any size. Default: that of the zoo.
+        init: initialisation of the weights: ``default`` (the network's own) or ``fan_out`` (`layers.init_by_fan_out`).
 
     Raises:
-        UnknownNameError: for a name or data set that nobody registered.
-        ConfigError: if the number of classes is not positive, or neither given nor known from the data set; if the size of
-            the images is not positive, or a network cannot be built for it; if timm is not installed; for another ``init``.
+        UnknownNameError: the name or data set is not registered.
+        ConfigError: the number of classes is not positive, or neither given nor known from the data set; the image size is
+            not positive or not supported by the network; timm is not installed; ``init`` is invalid.
     """
     if init not in ("default", "fan_out"):
         raise ConfigError(f"the initialisation (DISTILLER.STUDENT_INIT) must be default or fan_out, not '{init}'")
@@ -87,9 +86,9 @@ def create_model(
 
 
 def check_model_name(name: str, dataset: str) -> None:
-    """Raise UnknownNameError, with the nearest known name, unless ``name`` is an architecture for ``dataset``.
+    """Raise UnknownNameError, with the closest known name, unless ``name`` is an architecture for ``dataset``.
 
-    Raises ConfigError for a network of timm where timm is not installed.
+    Raises ConfigError for a network of timm if timm is not installed.
     """
     if not isinstance(name, str):
         raise UnknownNameError(f"the name of a model must be text, such as 'resnet8', got {name!r}")
@@ -106,24 +105,24 @@ def check_model_name(name: str, dataset: str) -> None:
 
 
 def list_models(dataset: str = "cifar100") -> list[str]:
-    """Names of all architectures for a zoo or a registered data set, sorted; without those of torchvision and timm."""
+    """Sorted names of all architectures for a zoo or a registered data set, without those of torchvision and timm."""
     zoo, _ = _zoo(dataset)
     return [name.removeprefix(f"{zoo}/") for name in MODELS if name.startswith(f"{zoo}/")]
 
 
 def find_architectures(state: Mapping[str, Tensor]) -> list[str]:
-    """Networks of all zoos, as "zoo/name", whose parameters have the names and shapes of a state_dict, in any order.
+    """Networks of all zoos, as "zoo/name", whose entries have the names and shapes of a state_dict, for any number of classes.
 
-    The number of classes does not matter. Takes a second or two, as it builds them all: meant for error messages.
+    Takes one to two seconds, since it builds all networks: for error messages only.
     """
     import torch
 
     found = []
     for name in MODELS:
         try:
-            with torch.device("meta"):  # shapes without memory or random numbers
+            with torch.device("meta"):  # shapes only: no memory, no random numbers
                 own = MODELS.get(name)(_MARKED_CLASSES).state_dict()
-        except RuntimeError:  # a plugin's network may need values to be built
+        except RuntimeError:  # the constructor of a plug-in's network may need values
             continue
         if own.keys() == state.keys() and _fits(own, state):
             found.append(name)
@@ -131,12 +130,12 @@ def find_architectures(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def pretrained_url(name: str, dataset: str, weights: str = "") -> str | None:
-    """URL of torchvision's ImageNet weights (1000 classes) for a network; None where there are none that load as they are.
+    """URL of torchvision's ImageNet weights (1000 classes) for a network; None if there are none that load unchanged.
 
     Args:
         name: an architecture of the ImageNet zoo, or ``torchvision/<name>``.
         dataset: a zoo or a registered data set.
-        weights: which of several, such as "IMAGENET1K_V2"; by default IMAGENET1K_V1 for the zoo, the teachers of
+        weights: name of the weights, such as "IMAGENET1K_V2". Default: IMAGENET1K_V1 for the zoo, the teachers of
             mdistiller's benchmarks, and torchvision's best otherwise. Those of ``vit_h_14`` are for 518x518 images.
 
     Raises UnknownNameError for an unknown network, data set or weights.
@@ -152,7 +151,7 @@ def pretrained_url(name: str, dataset: str, weights: str = "") -> str | None:
 
 
 def _fits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
-    """Whether shapes agree, entry by entry, where ``own`` was built for ``_MARKED_CLASSES`` and ``state`` for any number."""
+    """Whether all shapes agree, for ``own`` built with ``_MARKED_CLASSES`` classes and ``state`` with any number."""
     classes = {state[entry].shape[:1] for entry, value in own.items() if value.shape[:1] == (_MARKED_CLASSES,)}
     if len(classes) != 1:  # the classifier's weight and bias disagree
         return False
@@ -164,8 +163,8 @@ def _fits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
 
 
 def _zoo(dataset: str) -> tuple[str, int | None]:
-    """Zoo and default number of classes of a zoo's or a data set's name."""
-    if dataset in ZOO_NUM_CLASSES:  # first, so that a network can be built without importing the data sets
+    """Zoo and default number of classes for the name of a zoo or a data set."""
+    if dataset in ZOO_NUM_CLASSES:  # first: does not import the data sets
         return dataset, ZOO_NUM_CLASSES[dataset]
     entry = DATASETS.get(dataset)
     return entry.zoo, entry.num_classes

@@ -1,4 +1,4 @@
-"""The residual blocks of the ResNets, under the parameter names that each network's checkpoints have.
+"""Residual blocks of the ResNets, with the parameter names of each network's checkpoints.
 
 He et al., Deep Residual Learning for Image Recognition, CVPR 2016, figure 5, https://arxiv.org/abs/1512.03385.
 """
@@ -14,7 +14,7 @@ from .layers import Stage, conv1x1, conv3x3, projection
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, an attribute called ``shortcut_name``; the stage applies the last ReLU."""
+    """Two 3x3 convolutions and a shortcut, whose attribute is ``shortcut_name``; the stage applies the last ReLU."""
 
     expansion = 1
 
@@ -77,7 +77,7 @@ Block: TypeAlias = BasicBlock | Bottleneck
 def residual_stage(
     block: type[Block], in_channels: int, out_channels: int, num_blocks: int, *, stride: int, shortcut_name: str
 ) -> Stage:
-    """``num_blocks`` blocks, the first of which changes the number of channels and the size."""
+    """Stage of ``num_blocks`` blocks; the first changes the number of channels and the resolution."""
     channels = out_channels // block.expansion
     first = block(in_channels, channels, stride, shortcut_name)
     return Stage(first, *(block(out_channels, channels, 1, shortcut_name) for _ in range(num_blocks - 1)))

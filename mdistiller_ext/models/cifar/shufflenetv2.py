@@ -1,4 +1,4 @@
-"""ShuffleNetV2 for 32x32 images: units that leave half of the channels alone and shuffle the halves.
+"""ShuffleNetV2 for 32x32 images: units that pass half of the channels unchanged and shuffle the halves.
 
 Ma et al., ShuffleNet V2, ECCV 2018, https://arxiv.org/abs/1807.11164. The paper's strided stem and max pool become a
 1x1 convolution. Weights keep PyTorch's default initialisation, as upstream.
@@ -30,7 +30,7 @@ class BasicUnit(nn.Module):
         self.bn3 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`[N, C, H, W]` to the untouched half and the pre-activations of the other, each `[N, C/2, H, W]`."""
+        """`[N, C, H, W]` to the unchanged half and the pre-activations of the other, each `[N, C/2, H, W]`."""
         untouched, out = x.chunk(2, dim=1)
         out = F.relu(self.bn1(self.conv1(out)), inplace=True)
         out = self.bn2(self.conv2(out))

@@ -36,7 +36,7 @@ class PreActBlock(nn.Module):
 
 
 class Group(nn.Module):
-    """A row of blocks; the first one changes width and size."""
+    """Sequence of blocks; the first changes width and resolution."""
 
     def __init__(self, in_channels: int, channels: int, num_blocks: int, stride: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Group(nn.Module):
 
     @property
     def first_bn(self) -> nn.BatchNorm2d:
-        """The batch norm that the input of the group meets first."""
+        """The batch norm at the input of the group."""
         return cast(PreActBlock, self.layer[0]).bn1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class WideResNet(nn.Module):
         return self.stage_channels
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        """The batch norm and ReLU of a group's output come after the group: these are those batch norms."""
+        """The batch norm that follows each group, before its ReLU."""
         return [self.block2.first_bn, self.block3.first_bn, self.bn1]
 
     def forward(self, x: Tensor) -> Output:

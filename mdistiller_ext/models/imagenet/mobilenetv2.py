@@ -1,4 +1,4 @@
-"""MobileNetV2 for 224x224 images: torchvision's network, with the features that distillers ask for.
+"""MobileNetV2 for 224x224 images: torchvision's network, with features for distillation.
 
 Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018, https://arxiv.org/abs/1801.04381.
 """
@@ -19,7 +19,7 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        from torchvision.models import mobilenet_v2  # here, as it takes as long to import as torch does
+        from torchvision.models import mobilenet_v2  # imports as slowly as torch
 
         network = mobilenet_v2(num_classes=num_classes)
         self.features, self.classifier = network.features, network.classifier

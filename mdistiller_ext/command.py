@@ -1,0 +1,78 @@
+"""Command-line programs: argument parsing, and how errors, notes and interruptions end a process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import select
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from .errors import ConfigError, ConfigWarning, Note, Stopped, UserError, one_line
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises ConfigError for invalid arguments."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:
+            if re.fullmatch(r"-\w--|--?[\w-]+=--", word):  # argparse drops that value and returns an empty list (Python 3.11)
+                self.error(f"{word}: -- is no value")
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; {self.prog} --help lists the options")
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a program's ``main``; print a UserError or an OSError as one line on stderr and exit with status 2.
+
+    A Note is printed as one line, without the source location that Python adds. Training that was stopped and saved exits
+    with ``Stopped.status``. If the reader of stdout has closed the pipe (``| head``), exit silently.
+
+    With several processes, only rank 0 prints a ConfigWarning or Stopped; any other line of another rank names the rank.
+    """
+    show = warnings.showwarning
+    process = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    of_process = f" in process {process}" if process != "0" else ""
+
+    def show_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, Note):
+            show(message, category, *place, **more)
+        elif not (of_process and issubclass(category, ConfigWarning)):
+            print(f"note{of_process}: {message}", file=sys.stderr)
+
+    warnings.showwarning = show_line
+    try:
+        try:
+            main()
+        finally:
+            print(end="", flush=True)  # flush here: an error of the flush at interpreter exit cannot be caught
+    except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+            sys.exit(141)  # as a shell reports a program ended by SIGPIPE
+        print(f"error{of_process}: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stop:
+        if not of_process:
+            print(stop, file=sys.stderr)
+        sys.exit(stop.status)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell reports a program ended by Ctrl-C
+    finally:
+        warnings.showwarning = show
+
+
+def _reader_is_gone() -> bool:
+    """Whether the broken pipe is stdout, rather than a pipe to a dataloader worker or a server."""
+    try:
+        stdout = select.poll()
+        stdout.register(sys.stdout.fileno(), select.POLLERR)
+        return bool(stdout.poll(0))
+    except (AttributeError, OSError):  # no poll on Windows, no file descriptor in a notebook
+        return False
