@@ -57,6 +57,10 @@ class TrainingError(UserError, RuntimeError):
     """Training that cannot go on, such as a loss that is not finite."""
 
 
+class DataWorkerError(TrainingError):
+    """Dataloader workers that died, hang, or cannot hand over a batch. Raised between two batches."""
+
+
 class Stopped(Exception):
     """Training that was asked to stop, and saved where it was."""
 

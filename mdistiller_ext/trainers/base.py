@@ -35,7 +35,7 @@ from ..distributed import (
     shares,
     world_size,
 )
-from ..errors import ConfigError, Stopped, TrainingError
+from ..errors import ConfigError, DataWorkerError, Stopped, TrainingError
 from ..evaluate import evaluate
 from ..logger import RunLogger
 from ..meters import Averages, top_k_hits
@@ -398,6 +398,10 @@ class BaseTrainer:
             if self.step:
                 where = f"in epoch {self.epoch + 1}, step {self.step} of {len(self.train_loader)}"
             raise Stopped(f"stopped {where}{', and saved: --resume goes on there' if self.folder else ''}") from None
+        except DataWorkerError:
+            if world_size() == 1:  # to save takes all ranks, and the others are at work
+                self._save_latest()
+            raise
 
     def run_epoch(self, epoch: int) -> None:
         """Train for one epoch, or the rest of it, test, record and save. Raises what :meth:`train` does."""
@@ -456,6 +460,9 @@ class BaseTrainer:
                 except _NotFinite:  # once more since then, batch by batch, until the one is found
                     suspected = self.step
                     self._restore(good)
+                except DataWorkerError:
+                    self._restore(good)  # the steps since then are not known to be finite
+                    raise
         means = self.averages.read()
         components = {name: value for name, value in means.items() if "/" in name}
         return {
