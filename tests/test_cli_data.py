@@ -19,6 +19,7 @@ import torch
 from conftest import ROOT, Finished, run_program, spawn_program
 from test_cli import assert_one_line_error, assert_same_run, stop_after
 from test_data import Archive
+from test_fetch import names_in
 from test_image_folder import make_cub200, write_classes, write_image
 from torch import Tensor
 
@@ -325,7 +326,7 @@ def test_imagenets_weights_are_fetched_once(
         assert finished.status == 0, finished.err
         assert changed_weights(weights(tmp_path / "p/run/student_latest"), imagenet_weights) == CLASSIFIER
         served.unlink(missing_ok=True)
-    assert [file.name for file in (elsewhere / "download_ckpts/imagenet_teachers").iterdir()] == [served.name]
+    assert names_in(elsewhere / "download_ckpts/imagenet_teachers") == [served.name]
 
 
 def test_without_a_network_the_message_says_what_to_do(

@@ -14,7 +14,6 @@ from .base import InMemoryDataset, Split
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 MD5 = "eb9058c3a382ffc7106e4002c42a8d85"  # of the archive
-SIZE = 169_001_437  # bytes
 FOLDER = "cifar-100-python"  # it unpacks to
 TEACHERS_URL = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
 

@@ -24,7 +24,6 @@ from .layouts import Found, TestFound, images_in
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # of the archive
-SIZE = 248_100_043  # bytes
 FOLDER = "tiny-imagenet-200"  # it unpacks to
 
 _EDGE = 64  # pixels, of an image
