@@ -1,12 +1,12 @@
-"""Fetch data sets and teachers, check and unpack them::
+"""Download, verify and unpack data sets and teachers::
 
 python -m mdistiller_ext.download cifar100                    # 169 MB, to data/cifar-100-python
 python -m mdistiller_ext.download tiny_imagenet               # 248 MB, to data/tiny-imagenet-200
 python -m mdistiller_ext.download teachers                    # mdistiller's for CIFAR-100, to download_ckpts/cifar_teachers
 python -m mdistiller_ext.download imagenet_teachers ResNet34  # torchvision's, to download_ckpts/imagenet_teachers
 
-What is there and whole is left as it is. An interrupted download goes on where it stopped; an archive that you put into
-the folder yourself is taken. Archives are removed once they are unpacked.
+Existing files that pass their checks are kept. An interrupted download resumes; an archive that is already in the folder is
+used. Archives are deleted once they are unpacked.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ from .models import list_models, pretrained_url
 
 @dataclass(frozen=True)
 class Source:
-    """An archive: address, checksum and size as they are known, folder it goes to by default, folder it unpacks to."""
+    """An archive: its URL, the folder to download to by default, the folder it unpacks to, and its MD5 sum if known."""
 
     url: str
     root: str
     folder: str
     md5: str = ""
-    size: int = 0
 
 
 SOURCES = {
@@ -41,14 +40,12 @@ SOURCES = {
         root="data",
         folder=cifar100.FOLDER,
         md5=cifar100.MD5,
-        size=cifar100.SIZE,
     ),
     "tiny_imagenet": Source(
         url=tiny_imagenet.URL,
         root="data",
         folder=tiny_imagenet.FOLDER,
         md5=tiny_imagenet.MD5,
-        size=tiny_imagenet.SIZE,
     ),
     "teachers": Source(
         url=cifar100.TEACHERS_URL,
@@ -65,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("what", choices=[*SOURCES, "imagenet_teachers"])
     parser.add_argument("names", nargs="*", metavar="NAME", help="imagenet_teachers: which networks; all if left out")
-    parser.add_argument("--root", metavar="DIR", type=Path, help="folder to fetch into, if not the one above")
+    parser.add_argument("--root", metavar="DIR", type=Path, help="folder to download to, if not the one above")
     parser.add_argument("--url", metavar="MIRROR", help="another address of the same archive")
     parser.add_argument("--md5", metavar="SUM", help="its MD5 sum, if not the known one; '' with --url: do not check")
     arguments = parser.parse_args()
@@ -86,10 +83,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def download_archive(what: str, root: Path | None = None, url: str | None = None, md5: str | None = None) -> None:
-    """Fetch and unpack one of SOURCES. Raises what `fetch_archive` raises, and CorruptFileError for a teacher that is damaged.
+    """Download and unpack one of SOURCES. Raises as `fetch_archive`, and CorruptFileError for a damaged teacher.
 
     Args:
-        url, md5: in place of the known ones; an empty ``md5`` checks none.
+        url, md5: used instead of the known ones; an empty ``md5`` skips the check.
     """
     source = SOURCES[what]
     root = Path(source.root) if root is None else root
@@ -97,19 +94,18 @@ def download_archive(what: str, root: Path | None = None, url: str | None = None
     if folder.exists():
         print(f"{what}: {folder} is there already, nothing to do (delete it to fetch it anew)")
         return
-    size = source.size if md5 is None else 0
     md5 = source.md5 if md5 is None else md5
     if not md5:
         print(f"{what}: no checksum is known; the length that the server tells and the structure of the archive are checked")
-    # Named after the known address, as a mirror's may end in anything.
-    fetch_archive(url or source.url, root / Path(source.url).name, folder.exists, md5=md5, size=size)
+    # Named after the known URL: a mirror's may end in anything.
+    fetch_archive(url or source.url, root / Path(source.url).name, folder.exists, md5=md5)
     print(f"{what}: unpacked to {folder}; the archive is removed")
     if what == "teachers":
         print(f"teachers, each read safely: {', '.join(read_teachers(folder))}")
 
 
 def read_teachers(folder: Path) -> list[str]:
-    """Names of the teachers in a folder. Raises CorruptFileError for one that cannot be read, or if there are none."""
+    """Load all teachers of a folder; returns their names. Raises CorruptFileError if one cannot be read or there are none."""
     files = sorted(folder.glob("*/*.pth"))
     if not files:
         raise CorruptFileError(f"{folder.absolute()} holds no teachers (*/*.pth). Delete it and get it anew")
@@ -119,9 +115,9 @@ def read_teachers(folder: Path) -> list[str]:
 
 
 def download_imagenet_teachers(names: list[str], root: Path = IMAGENET_ROOT) -> None:
-    """Fetch torchvision's weights of networks of the ImageNet zoo; of all that have some if none is named.
+    """Download torchvision weights of networks of the ImageNet zoo; an empty ``names`` selects all that have weights.
 
-    Raises what `fetch` raises, UnknownNameError, and ConfigError for a network without weights.
+    Raises as `fetch`, UnknownNameError, and ConfigError for a network without weights.
     """
     for name in names or list_models("imagenet"):
         url = pretrained_url(name, "imagenet")

@@ -53,6 +53,10 @@ class TrainingError(UserError, RuntimeError):
     """Training that cannot continue, for example because a loss is not finite."""
 
 
+class DataWorkerError(TrainingError):
+    """Dataloader workers that died, hang, or cannot hand over a batch. Raised between two batches."""
+
+
 class Stopped(Exception):
     """Training was interrupted on request, after its state was saved. Not an error: it has its own exit status."""
 

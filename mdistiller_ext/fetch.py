@@ -1,68 +1,62 @@
-"""Files from the network and out of archives: whole, or not there.
+"""Download files and unpack archives: the result is complete and verified, or absent.
 
-A download goes to ``<name>.part``, goes on where an interrupted one stopped, is checked, and only then gets its name. An
-archive is unpacked beside its place and then moved into it. Knows neither what is fetched nor what for.
+pooch verifies MD5 sums, renames atomically and speaks HTTP, filelock lets one process download while others wait, tarfile's
+``data`` filter and zipfile keep members inside the folder. Three things are added, which pooch does not do:
+
+- A broken download resumes from ``<name>.part``, in the same call or a later one: archives of data sets have up to 250 MB,
+  weights more, and some of their servers are slow.
+- Checksum prefixes, which torchvision puts into file names, and ``file:`` URLs.
+- An archive is unpacked into a temporary folder first, so that a damaged one, or Ctrl-C, leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import http.client
 import os
-import re
 import shlex
 import shutil
-import stat
 import tarfile
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from email.message import Message
-from pathlib import Path, PureWindowsPath
-from typing import IO
+from pathlib import Path
+from typing import Any
 
+from filelock import FileLock
 from tqdm import tqdm
 
-from .errors import CorruptFileError, MissingFileError
+from .errors import CorruptFileError, MissingFileError, one_line
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-_SILENCE = 30  # seconds without a byte until a connection counts as dead
-_PAUSES = (1, 2, 4)  # seconds before the tries after one that brought nothing new
-_CHUNK = 1 << 16  # bytes; what a connection that dies may lose
+_TIMEOUT = 30  # seconds without a byte until a connection counts as dead
+_PAUSES = (1, 2, 4)  # seconds before a retry, while retries make no progress
+_CHUNK = 1 << 16  # bytes
+_TRY_AGAIN = (408, 416, 429)  # HTTP: request timeout, range not satisfiable (retried from the start), too many requests
 
 
-def fetch(url: str, path: str | os.PathLike[str], *, md5: str = "", sha256_prefix: str = "", size: int = 0) -> None:
-    """Download ``url`` to ``path``; a file that lies there and passes the checks is kept.
-
-    Without a checksum the server's word on the length is all there is to check, also of a download that goes on.
+def fetch(url: str, path: str | os.PathLike[str], *, md5: str = "", sha256_prefix: str = "") -> None:
+    """Download ``url`` to ``path``, unless a file is there that passes the checks.
 
     Args:
-        md5: hex digits of the whole sum.
-        sha256_prefix: the first hex digits of the sum, as torchvision puts them into the names of its files.
-        size: in bytes.
+        md5: hexadecimal MD5 sum; empty for no check.
+        sha256_prefix: first hexadecimal digits of the SHA-256 sum; empty for no check.
 
     Raises:
-        MissingFileError: what could not be fetched from where and why, and how to do it by hand.
-        CorruptFileError: what came has another checksum; it is deleted.
-        OSError: it cannot be written, such as on a full disk.
+        MissingFileError: the download failed; the message says why, and how to do it by hand.
+        CorruptFileError: the checksum differs; the file is deleted.
+        OSError: the file cannot be written, such as on a full disk.
     """
     path = Path(path).absolute()
-    with _alone(path):
-        _fetch(url, path, md5, sha256_prefix, size)
+    with _lock(path):
+        _fetch(url, path, md5, sha256_prefix)
 
 
 def fetch_torchvision_weights(url: str, folder: str | os.PathLike[str]) -> Path:
-    """`fetch` one of torchvision's files of weights into ``folder``; returns its path. Raises what `fetch` raises.
+    """`fetch` torchvision weights into ``folder``; returns their path.
 
-    Their names end in the first digits of their SHA-256 sum: resnet34-b627a593.pth.
+    Their file names end in the first digits of their SHA-256 sum, such as resnet34-b627a593.pth.
     """
     path = Path(folder) / Path(url).name
     fetch(url, path, sha256_prefix=path.stem.rpartition("-")[2])
@@ -70,27 +64,27 @@ def fetch_torchvision_weights(url: str, folder: str | os.PathLike[str]) -> Path:
 
 
 def unpack(archive: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
-    """Unpack a tar (of any compression) or zip into ``folder``: what is new appears whole, what is there is replaced.
+    """Unpack a zip or tar archive of any compression into ``folder``; existing files are replaced.
 
-    Raises CorruptFileError for an archive that is damaged, cut short, or holds links, devices or names that lead out of the
-    folder; nothing of it is then in the folder. Raises OSError when the folder cannot be written.
+    Raises CorruptFileError for an archive that is damaged, truncated or unsafe, and then leaves the folder as it was. Raises
+    OSError if the folder cannot be written.
     """
     archive, folder = Path(archive).absolute(), Path(folder).absolute()
-    with _alone(archive):
+    with _lock(archive):
         _unpack(archive, folder)
 
 
-def fetch_archive(url: str, archive: Path, there: Callable[[], bool], *, md5: str = "", size: int = 0) -> None:
-    """Fetch an archive, unpack it into the folder it lies in and remove it; an archive put there by hand is not fetched.
+def fetch_archive(url: str, archive: Path, there: Callable[[], bool], *, md5: str = "") -> None:
+    """Download an archive, unpack it into its own folder and delete it. An archive that is already there is not downloaded.
 
-    ``there`` tells whether its content has arrived, maybe by another process that was faster. Raises what `fetch` and
-    `unpack` raise.
+    ``there`` returns whether the content is complete, such as after another process was faster. Raises as `fetch` and
+    `unpack`.
     """
     archive = archive.absolute()
-    with _alone(archive):
+    with _lock(archive):
         if there():
             return
-        _fetch(url, archive, md5, "", size)
+        _fetch(url, archive, md5, "")
         _unpack(archive, archive.parent)
         if not there():
             raise CorruptFileError(f"{archive} does not hold what was expected. Delete it and get it anew")
@@ -98,190 +92,130 @@ def fetch_archive(url: str, archive: Path, there: Callable[[], bool], *, md5: st
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait for other processes that make the same file, such as runs started together; where the system can."""
-    lock = path.with_name(f".{path.name}.lock")
+def _lock(path: Path) -> Iterator[None]:
+    """Hold ``.<name>.lock``; no-op in a read-only folder or on a file system without locks."""
     with contextlib.ExitStack() as stack:
-        # A read-only folder or a file system without locks: there is no one to wait for.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, NotImplementedError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            while fcntl is not None:
-                file = stack.enter_context(open(lock, "ab"))
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if _is_at(file, lock):
-                    stack.callback(lock.unlink, missing_ok=True)
-                    break
+            stack.enter_context(FileLock(path.with_name(f".{path.name}.lock")))
         yield
-
-
-def _is_at(file: IO[bytes], path: Path) -> bool:
-    """Whether an open file still has its name: whoever held a lock before has removed it, and the next makes a new one."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 # ---- downloads ----------------------------------------------------------------------------------------------------
 
 
-class _BrokenError(Exception):
-    """The network or the server said no, in one line. ``final``: trying again will not help."""
+def _fetch(url: str, path: Path, md5: str, sha256_prefix: str) -> None:
+    import pooch  # slow to import, like requests
+    import requests
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
-        super().__init__(_one_line(reason))
-        self.final = final
-
-
-def _fetch(url: str, path: Path, md5: str, sha256_prefix: str, size: int) -> None:
-    if path.is_file() and not _difference(path, md5, sha256_prefix, size):
-        return
+    pooch.get_logger().setLevel("WARNING")  # it announces every download
     part = path.with_name(f"{path.name}.part")
+
+    def download(url: str, target: str, _: Any) -> None:
+        _download(url, part)
+        _check_prefix(part, sha256_prefix)
+        os.replace(part, target)
+
     try:
-        _download(url, part, size, length_needed=not (md5 or sha256_prefix))
-        difference = _difference(part, md5, sha256_prefix, size)
-        if not difference:
-            os.replace(part, path)
-            return
-        part.unlink()
-    except _BrokenError as broken:
-        again = f" Starting again goes on from {_length(part):,} bytes." if _length(part) else ""
+        with contextlib.suppress(ValueError):
+            if path.is_file():
+                _check_prefix(path, sha256_prefix)
+        pooch.retrieve(url, f"md5:{md5}" if md5 else None, path.name, path.parent, downloader=download)
+    except requests.RequestException as error:
+        resume = f" Starting again goes on from {_size(part):,} bytes." if _size(part) else ""
+        if not resume:
+            part.unlink(missing_ok=True)
         raise MissingFileError(
-            f"{path.name} could not be fetched from {url} ({broken}).{again} "
+            f"{path.name} could not be fetched from {url} ({_cause(error)}).{resume} "
             f"By hand: curl -C - -L -o {shlex.quote(str(path))} {shlex.quote(url)}"
-        ) from broken
+        ) from error
+    except ValueError as error:
+        raise CorruptFileError(
+            f"what came from {url} is not the {path.name} that is expected: {str(error).split('. ')[0]}. "
+            "It was deleted; start again, or take another address"
+        ) from error
     except OSError as error:
         raise OSError(
             error.errno, f"cannot write {part}: {error.strerror}. What is there is kept, and starting again goes on from it"
         ) from error
-    raise CorruptFileError(
-        f"what came from {url} is not the {path.name} that is expected: {difference}. "
-        "It was deleted; start again, or take another address"
-    )
 
 
-def _one_line(text: str) -> str:
-    """What may stand in a message of what somebody else wrote."""
-    return re.sub(r"[^ -~]+", " ", text).strip()[:200]
+def _check_prefix(path: Path, sha256_prefix: str) -> None:
+    """Delete the file and raise ValueError unless its SHA-256 sum starts with ``sha256_prefix``."""
+    import pooch
+
+    if sha256_prefix and not (actual := pooch.file_hash(str(path), "sha256")).startswith(sha256_prefix.lower()):
+        path.unlink()
+        raise ValueError(f"SHA256 hash does not match: expected {sha256_prefix} but got {actual[: len(sha256_prefix)]}")
 
 
-def _length(part: Path) -> int:
+def _size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
 
 
-def _difference(path: Path, md5: str, sha256_prefix: str, size: int) -> str:
-    """What is wrong with a file, or an empty string."""
-    if size and _length(path) != size:
-        return f"it has {_length(path):,} bytes where {size:,} are expected"
-    for name, expected in (("md5", md5), ("sha256", sha256_prefix)):
-        if expected:
-            actual = _checksum(path, name)[: len(expected)]
-            if actual != expected.lower():
-                return f"its {name} is {actual} where {expected} is expected"
-    return ""
+def _cause(error: BaseException) -> str:
+    """The innermost exception: requests' own texts hold addresses of objects."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return one_line(str(error) or type(error).__name__)
 
 
-def _checksum(path: Path, name: str) -> str:
-    checksum = hashlib.new(name, usedforsecurity=False)  # what FIPS machines need to hear of md5
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            checksum.update(chunk)
-    return checksum.hexdigest()
+def _download(url: str, part: Path) -> None:
+    """Download to ``part``, resuming as long as retries make progress. Raises requests.RequestException or OSError."""
+    import requests
 
-
-def _download(url: str, part: Path, size: int, *, length_needed: bool) -> None:
-    """Receive until all is there, with patience as long as more comes than ever before. Raises _BrokenError, OSError."""
-    start = furthest = _length(part)
-    fruitless = 0
+    furthest, retries = _size(part), 0
     while True:
         try:
-            _receive(url, part, size, length_needed=length_needed)
+            _receive(url, part)
             return
-        except _BrokenError as broken:
-            if _length(part) > furthest:
-                furthest, fruitless = _length(part), 0
-            # Who cannot connect at first is told at once; a line that worked and went may come back.
-            if fruitless == len(_PAUSES) or (broken.final and furthest == start):
+        except requests.RequestException as error:
+            if _size(part) > furthest:
+                furthest, retries = _size(part), 0
+            if retries == len(_PAUSES) or _is_final(error, part):
                 raise
-            time.sleep(_PAUSES[fruitless])
-            fruitless += 1
+            time.sleep(_PAUSES[retries])
+            retries += 1
 
 
-def _receive(url: str, part: Path, size: int, *, length_needed: bool) -> None:
-    """Append to ``part`` what is missing, over one connection."""
-    offset = _length(part)
-    if size and offset == size:  # killed after the last byte, before it was checked
-        return
-    headers = {"User-Agent": "mdistiller_ext"}  # some servers turn away what is called Python-urllib
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-    with _network():
+def _is_final(error: Exception, part: Path) -> bool:
+    """Whether to raise at once: the URL is wrong, the server refuses, or nothing was ever received over a connection."""
+    import requests
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        return status < 500 and status not in _TRY_AGAIN and not _size(part)
+    return isinstance(error, ValueError) or (isinstance(error, requests.ConnectionError) and not _size(part))
+
+
+def _receive(url: str, part: Path) -> None:
+    """Append the missing bytes to ``part`` over one connection; start anew if the server cannot resume."""
+    import pooch
+    import requests
+
+    if url.startswith("file:"):
         try:
-            response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SILENCE)
-        except urllib.error.HTTPError as error:
-            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not offset:
-                raise
-            if _content_range(error.headers)[1] == offset:
-                return
-            part.unlink()
-            raise _BrokenError("what was there of it is not a part of it") from error
-    with response:
-        with _network():
-            total = int(response.headers.get("Content-Length") or 0)
-        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            first, total = _content_range(response.headers)
-            if first != offset:
-                part.unlink()
-                raise _BrokenError("the server sent another part than the one asked for")
-        else:  # the server knows no parts: from the beginning
-            offset = 0
-        if size and total and total != size:
-            raise _BrokenError(f"the server has {total:,} bytes where {size:,} are expected", final=True)
-        if length_needed and not total and not size and response.headers.get("Transfer-Encoding") != "chunked":
-            raise _BrokenError("neither its length nor a checksum is known, so that half of it would pass for it", final=True)
-        total = total or size
-        with (
-            open(part, "ab" if offset else "wb") as file,
-            tqdm(total=total or None, initial=offset, desc=part.stem, unit="B", unit_scale=True, disable=None) as bar,
-        ):
-            while True:
-                with _network():
-                    chunk = response.read(_CHUNK)
-                if not chunk:
-                    break
-                file.write(chunk)
-                bar.update(len(chunk))
-            file.flush()
-            os.fsync(file.fileno())
-    if total and _length(part) != total:
-        raise _BrokenError(f"the connection broke off after {_length(part):,} of {total:,} bytes")
+            shutil.copyfile(urllib.request.url2pathname(urllib.parse.urlsplit(url).path), part)
+        except FileNotFoundError as error:
+            raise requests.exceptions.InvalidURL(str(error)) from error
+        return
+    offset = _size(part)
+    with open(part, "ab") as file, tqdm(total=1, desc=part.stem, unit="B", unit_scale=True, disable=None) as bar:
 
+        def check_range(response: requests.Response, **_: Any) -> None:
+            resumes = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
+            if response.status_code in (200, 206, 416) and not resumes:
+                file.truncate(0)
+            if response.status_code >= 400:
+                response.close()  # pooch raises
+            if response.status_code == 206 and not resumes:
+                response.close()
+                raise requests.RequestException("the server sent another range than the one requested")
 
-def _content_range(headers: Message) -> tuple[int, int]:
-    """First byte and length of the whole from ``bytes 5-9/10`` or ``bytes */10``; -1 and 0 where they are not told."""
-    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", headers.get("Content-Range", "").strip())
-    if not found:
-        return -1, 0
-    return int(found[1] or -1), int(found[2]) if found[2] != "*" else 0
-
-
-@contextlib.contextmanager
-def _network() -> Iterator[None]:
-    """Make what the network does a _BrokenError, so that an OSError outside is the disk's."""
-    try:
-        yield
-    except urllib.error.HTTPError as error:
-        error.close()
-        busy = error.code >= 500 or error.code in (http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_MANY_REQUESTS)
-        raise _BrokenError(f"HTTP status {error.code} {error.reason}", final=not busy) from error
-    except TimeoutError as error:
-        raise _BrokenError(f"no answer for {_SILENCE} seconds") from error
-    except urllib.error.URLError as error:  # no connection
-        raise _BrokenError(str(error.reason), final=True) from error
-    except ValueError as error:  # also http.client.InvalidURL
-        raise _BrokenError(str(error), final=True) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(str(error) or type(error).__name__) from error
+        # identity: lengths and ranges are those of the file
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
+        options = {"headers": headers, "timeout": _TIMEOUT, "hooks": {"response": check_range}}
+        pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK, **options)(url, file, None)
 
 
 # ---- archives -----------------------------------------------------------------------------------------------------
@@ -292,65 +226,46 @@ def _unpack(archive: Path, folder: Path) -> None:
         raise MissingFileError(f"archive not found: {archive}")
     scratch = folder / f".{archive.name}.tmp"
     try:
-        if scratch.exists():  # left by a process that was killed
-            shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
         scratch.mkdir(parents=True)
-        for name, content in tqdm(_members(archive), desc=f"unpack {archive.name}", unit=" files", disable=None):
-            target = scratch / name
-            if content is None:
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with content, open(target, "xb") as file:
-                shutil.copyfileobj(content, file, _CHUNK)
+        (_extract_zip if zipfile.is_zipfile(archive) else _extract_tar)(archive, scratch)
         _move_content(scratch, folder)
-    except CorruptFileError:
-        raise
-    except Exception as error:  # damaged bytes can make a decompressor raise anything, also an OSError of its own
+    except Exception as error:  # a decompressor may raise anything for damaged bytes, also an OSError without a number
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise OSError(error.errno, f"cannot unpack {archive} into {folder}: {error.strerror}") from error
-        why = _one_line(str(error)) or type(error).__name__
         raise CorruptFileError(
-            f"{archive} ({archive.stat().st_size:,} bytes) is damaged, cut short or no archive ({why}). "
-            "Delete it and get it anew"
+            f"{archive} ({archive.stat().st_size:,} bytes) is damaged, cut short or no archive "
+            f"({one_line(str(error)) or type(error).__name__}). Delete it and get it anew"
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Names and contents (None of a folder) of an archive's members. Links are refused: no data set needs them."""
-    with open(archive, "rb") as file:
-        zipped = file.read(2) == b"PK"
-    if zipped:
-        with zipfile.ZipFile(archive) as zip_file:
-            for info in zip_file.infolist():
-                plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-                _check_member(archive, info.filename, plain=plain)
-                yield info.filename, None if info.is_dir() else zip_file.open(info)
-        return
+def _extract_zip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as zipped:
+        for member in _progress(zipped.infolist(), archive):
+            zipped.extract(member, folder)
+
+
+def _extract_tar(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as tar:
-        for member in tar:
-            _check_member(archive, member.name, plain=member.isfile() or member.isdir())
-            yield member.name, tar.extractfile(member)
-        # tarfile takes a file that ends between two members for whole; a whole one ends with a block of zeros.
+        for member in _progress(tar, archive):
+            tar.extract(member, folder, filter="data")
+        # tarfile accepts a file that ends between two members. A complete one ends with a block of zeros.
         assert tar.fileobj is not None
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("its end is missing")
-        while tar.fileobj.read(_CHUNK):  # to the checksum that ends a compressed one
+            raise tarfile.ReadError("the end is missing")
+        while tar.fileobj.read(_CHUNK):  # up to the checksum of a compressed file
             pass
 
 
-def _check_member(archive: Path, name: str, *, plain: bool) -> None:
-    path = PureWindowsPath(name)  # takes both kinds of slashes, and drives
-    if not plain or path.anchor or ".." in path.parts:
-        what = "leads out of its folder" if plain else "is neither a file nor a folder"
-        raise CorruptFileError(f"{archive} was not unpacked: its member {name!r} {what}")
+def _progress(members: Any, archive: Path) -> Any:
+    return tqdm(members, desc=f"unpack {archive.name}", unit=" files", disable=None)
 
 
 def _move_content(source: Path, target: Path) -> None:
-    """Move all in one folder into another: by one rename what is not there yet, file by file into folders that are."""
+    """Move the content of a folder into another: new entries by one rename, existing folders file by file."""
     for entry in source.iterdir():
         place = target / entry.name
         if entry.is_dir() and place.is_dir():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
+import multiprocessing
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +19,15 @@ import torch
 from conftest import ROOT, Finished, run_program, spawn_program
 from test_cli import assert_one_line_error, assert_same_run, stop_after
 from test_data import Archive
+from test_fetch import names_in
 from test_image_folder import make_cub200, write_classes, write_image
 from torch import Tensor
 
 from mdistiller_ext import checkpoint, published
+from mdistiller_ext.data import worker_pool
 from mdistiller_ext.models import ZOO_NUM_CLASSES, create_model, list_models
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
+from mdistiller_ext.trainers import BaseTrainer
 
 pytestmark = pytest.mark.filterwarnings("always::mdistiller_ext.errors.ConfigWarning")  # as for users: a note on stderr
 
@@ -206,7 +212,7 @@ def test_flat_validation_images_are_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_resumed_run_on_image_files_is_the_run_never_stopped(
     imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever reads the images: resumed once as it was, once with processes that read them."""
+    """Whoever reads the images: resumed as it was, with a dataloader worker, and after one was killed."""
     network = "torchvision/shufflenet_v2_x0_5"
     teacher = weights_file(tmp_path / "teacher.pth", network, num_classes=3)
     settings = [*FILES, "DATASET.TYPE", "imagenet", "DATASET.ROOT", imagenet, "LOG.PREFIX", tmp_path, "SOLVER.EPOCHS", 2]
@@ -217,15 +223,37 @@ def test_a_resumed_run_on_image_files_is_the_run_never_stopped(
     folder = tmp_path / "p" / "run"
     never_stopped = folder.rename(tmp_path / "never_stopped")
     # Spawned, as torch takes 5 s to let go of workers whose loader is part of a reference cycle, such as a trainer's.
-    for program, workers in ((run_program, 0), (spawn_program, 1)):
+    for program, workers, worker_killed in ((run_program, 0, False), (spawn_program, 1, False), (run_program, 0, True)):
         with monkeypatch.context() as patch:
-            stop_after(patch, steps=3)  # an epoch has two
-            assert run_program("train.py", *settings).status == 130
-        assert checkpoint.load(folder / "latest")["epoch"] == 1
+            if worker_killed:
+                kill_workers_after(patch, steps=4)  # the evaluation of epoch 2 notices
+                stopped = run_program("train.py", *settings, "DATASET.NUM_WORKERS", 1)
+                assert_one_line_error(stopped, "a dataloader worker died (pid ", "SIGKILL", "DATASET.NUM_WORKERS")
+            else:
+                stop_after(patch, steps=3)  # an epoch has two
+                assert run_program("train.py", *settings).status == 130
+        state = checkpoint.load(folder / "latest")
+        assert (state["epoch"], state["step"] > 0) == (1, worker_killed)
         resumed = program("train.py", "--resume", *settings, "DATASET.NUM_WORKERS", workers)
         assert (resumed.status, resumed.err) == (0, "")
         assert_same_run(folder, never_stopped)
-        folder.rename(tmp_path / f"resumed with {workers}")
+        folder.rename(tmp_path / f"resumed with {workers}, {worker_killed}")
+
+
+def kill_workers_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Kill all dataloader workers in the last of so many steps of the process."""
+    step, taken = BaseTrainer.train_step, itertools.count(1)
+
+    def train_step(self: BaseTrainer, *batch: Tensor) -> Any:
+        if next(taken) == steps:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join()
+        return step(self, *batch)
+
+    monkeypatch.setattr(BaseTrainer, "train_step", train_step)
+    monkeypatch.setattr(worker_pool, "_POLL", 0.2)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # another test's DataLoader may have installed torch's
 
 
 # ---- photographs in folders, students from ImageNet's weights -----------------------------------------------------
@@ -298,7 +326,7 @@ def test_imagenets_weights_are_fetched_once(
         assert finished.status == 0, finished.err
         assert changed_weights(weights(tmp_path / "p/run/student_latest"), imagenet_weights) == CLASSIFIER
         served.unlink(missing_ok=True)
-    assert [file.name for file in (elsewhere / "download_ckpts/imagenet_teachers").iterdir()] == [served.name]
+    assert names_in(elsewhere / "download_ckpts/imagenet_teachers") == [served.name]
 
 
 def test_without_a_network_the_message_says_what_to_do(

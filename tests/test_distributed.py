@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -625,7 +626,7 @@ def test_the_first_process_of_a_machine_downloads_and_the_others_find_the_file(
 
 def build_pretrained(settings: list[str], address: str, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fetch, "fcntl", None)
+        patch.setattr(fetch, "FileLock", contextlib.nullcontext)
         patch.setattr(weight_files, "pretrained_url", lambda *asked: address)
         patch.chdir(folder)
         build.build_trainer(load_config(None, settings))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import http.server
 import io
 import itertools
 import os
-import re
 import stat
 import subprocess
 import sys
@@ -82,6 +82,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(fetching, "_PAUSES", (0, 0, 0))
+    monkeypatch.setattr(fetching, "_CHUNK", 10_000)  # what a dropped connection may lose
     with Server() as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
@@ -89,7 +90,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """All but the locks, which stay."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 # ---- downloads ----------------------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ def names_in(folder: Path) -> list[str]:
 
 def test_a_file_arrives_whole_under_its_name_and_nothing_else_stays(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "f"
-    fetch(server.url, path, md5=MD5.upper(), sha256_prefix=SHA256[:8], size=len(CONTENT))
+    fetch(server.url, path, md5=MD5.upper(), sha256_prefix=SHA256[:8])
     assert path.read_bytes() == CONTENT
     assert names_in(path.parent) == ["f"]
     fetch(server.url, path, md5=MD5)
@@ -107,7 +109,7 @@ def test_a_file_arrives_whole_under_its_name_and_nothing_else_stays(server: Serv
     assert path.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("known", [{}, {"size": len(CONTENT)}, {"md5": MD5}])
+@pytest.mark.parametrize("known", [{}, {"md5": MD5}])
 def test_a_connection_that_drops_is_gone_on_with(server: Server, tmp_path: Path, known: dict[str, Any]) -> None:
     server.drops = itertools.repeat(150_000, 3)
     fetch(server.url, tmp_path / "f", **known)
@@ -120,7 +122,7 @@ def test_patience_lasts_as_long_as_more_comes_and_no_longer(server: Server, tmp_
     fetch(server.url, tmp_path / "f")  # in 11 parts, far more than the tries without progress
     assert (tmp_path / "f").read_bytes() == CONTENT
     server.ranges, server.asked = False, []
-    with pytest.raises(MissingFileError, match=r"the connection broke off after 50,000 of 512,000 bytes"):
+    with pytest.raises(MissingFileError, match=r"\(IncompleteRead\(50000 bytes read, 462000 more expected\)\)\. Starting"):
         fetch(server.url, tmp_path / "g")
     assert len(server.asked) == 4
     assert names_in(tmp_path) == ["f", "g.part"]
@@ -132,7 +134,7 @@ def test_a_later_start_goes_on_and_the_message_says_so(server: Server, tmp_path:
     with pytest.raises(MissingFileError) as caught:
         fetch(server.url, path)
     assert str(caught.value) == (
-        f"my file could not be fetched from {server.url} (HTTP status 404 Not Found). "
+        f"my file could not be fetched from {server.url} (404 Client Error: Not Found for url: {server.url}). "
         f"Starting again goes on from 100,000 bytes. By hand: curl -C - -L -o '{path}' {server.url}"
     )
     assert not path.exists()
@@ -142,42 +144,25 @@ def test_a_later_start_goes_on_and_the_message_says_so(server: Server, tmp_path:
     assert path.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("mode", ["no ranges", "wrong range", "longer than the file", "stale and longer than known"])
+@pytest.mark.parametrize("mode", ["no ranges", "wrong range", "longer than the file", "whole"])
 def test_what_cannot_be_gone_on_with_starts_anew(server: Server, tmp_path: Path, mode: str) -> None:
     server.ranges, server.wrong_range = mode != "no ranges", mode == "wrong range"
-    (tmp_path / "f.part").write_bytes(b"x" * (700_000 if "longer" in mode else 1000))
-    fetch(server.url, tmp_path / "f", md5=MD5, size=len(CONTENT) if "known" in mode else 0)
+    (tmp_path / "f.part").write_bytes({"longer than the file": b"x" * 700_000, "whole": CONTENT}.get(mode, b"x" * 1000))
+    fetch(server.url, tmp_path / "f", md5=MD5)
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("size", [0, len(CONTENT)])
-def test_what_was_whole_when_it_was_killed_is_not_fetched_again(server: Server, tmp_path: Path, size: int) -> None:
-    (tmp_path / "f.part").write_bytes(CONTENT)
-    fetch(server.url, tmp_path / "f", md5=MD5, size=size)
-    assert (tmp_path / "f").read_bytes() == CONTENT
-    assert server.asked == ([] if size else [f"bytes={len(CONTENT)}-"])
-
-
-@pytest.mark.parametrize(("name", "kind"), [("md5", "md5"), ("sha256_prefix", "sha256")])
+@pytest.mark.parametrize(("name", "kind"), [("md5", "MD5"), ("sha256_prefix", "SHA256")])
 def test_another_checksum_is_refused_and_the_file_deleted(server: Server, tmp_path: Path, name: str, kind: str) -> None:
     expected, actual = "0" * 8, (MD5 if name == "md5" else SHA256)[:8]
-    with pytest.raises(CorruptFileError, match=rf"not the f that is expected: its {kind} is {actual} where {expected} is exp"):
+    with pytest.raises(CorruptFileError, match=rf"not the f that is expected: {kind} .*expected .*{expected} but got {actual}"):
         fetch(server.url, tmp_path / "f", **{name: expected})
     assert names_in(tmp_path) == []
 
 
-def test_another_length_than_expected_is_refused_before_it_is_fetched(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match="the server has 512,000 bytes where 512,001 are expected"):
-        fetch(server.url, tmp_path / "f", size=512_001)
-    assert names_in(tmp_path) == []
-
-
-def test_without_any_length_only_a_checksum_will_do(server: Server, tmp_path: Path) -> None:
-    server.tells_length = False
-    with pytest.raises(MissingFileError, match="neither its length nor a checksum is known"):
-        fetch(server.url, tmp_path / "f")
-    server.drops = iter([1000])
-    with pytest.raises(CorruptFileError, match="its md5 is"):
+def test_a_server_that_tells_no_length_needs_a_checksum(server: Server, tmp_path: Path) -> None:
+    server.tells_length, server.drops = False, iter([1000])
+    with pytest.raises(CorruptFileError, match="MD5 hash"):
         fetch(server.url, tmp_path / "f", md5=MD5)
     fetch(server.url, tmp_path / "f", md5=MD5)
     assert (tmp_path / "f").read_bytes() == CONTENT
@@ -186,12 +171,12 @@ def test_without_any_length_only_a_checksum_will_do(server: Server, tmp_path: Pa
 def test_a_busy_or_silent_server_is_asked_again_and_another_no_is_final(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_SILENCE", 0.2)
+    monkeypatch.setattr(fetching, "_TIMEOUT", 0.2)
     server.statuses, server.silent = iter([503, 429, 200]), True
     fetch(server.url, tmp_path / "f")
     assert len(server.asked) == 4
     server.statuses = iter([403])
-    with pytest.raises(MissingFileError, match=r"\(HTTP status 403 Forbidden\)\. By hand"):
+    with pytest.raises(MissingFileError, match=r"\(403 Client Error: Forbidden for url: .*\)\. By hand"):
         fetch(server.url, tmp_path / "g")
     assert len(server.asked) == 5
 
@@ -205,7 +190,7 @@ def test_an_address_that_leads_nowhere_is_one_line(tmp_path: Path, url: str) -> 
 
 def test_a_file_on_a_share_will_do_as_a_mirror(tmp_path: Path) -> None:
     (tmp_path / "mirror").write_bytes(CONTENT)
-    fetch((tmp_path / "mirror").as_uri(), tmp_path / "f", size=len(CONTENT))
+    fetch((tmp_path / "mirror").as_uri(), tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
@@ -305,30 +290,29 @@ def test_an_archive_cut_anywhere_is_told_and_leaves_nothing(tmp_path: Path, kind
 @KINDS
 def test_no_member_leads_out(tmp_path: Path, kind: str, name: str) -> None:
     archive = make_archive(tmp_path / f"set.{kind}", {"set/good": b"", name: b"evil"})
-    with pytest.raises(
-        CorruptFileError, match=rf"was not unpacked: its member {re.escape(repr(name))} leads out of its folder"
-    ):
+    with contextlib.suppress(CorruptFileError):  # some are refused, of others the leading part is dropped
         unpack(archive, tmp_path / "a" / "root")
-    assert names_in(tmp_path / "a" / "root") == []
+    assert names_in(tmp_path / "a") == ["root"]
     assert names_in(tmp_path) == sorted(["a", archive.name])
+    assert not Path("/out").exists()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+def test_links_that_lead_out_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     member = tarfile.TarInfo("set")
     member.type, member.linkname = kind, ".."
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
         tar.addfile(member)
         tar.addfile(tarfile.TarInfo("set/file"))
-    with pytest.raises(CorruptFileError, match="its member 'set' is neither a file nor a folder"):
+    with pytest.raises(CorruptFileError, match="damaged, cut short or no archive \\('set'"):
         unpack(tmp_path / "set.tar", tmp_path / "root")
+    assert names_in(tmp_path / "root") == []
     linked = zipfile.ZipInfo("set")
     linked.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as zipped:
         zipped.writestr(linked, "..")
-    with pytest.raises(CorruptFileError, match="its member 'set' is neither a file nor a folder"):
-        unpack(tmp_path / "set.zip", tmp_path / "root")
-    assert names_in(tmp_path / "root") == []
+    unpack(tmp_path / "set.zip", tmp_path / "root")
+    assert not (tmp_path / "root/set").is_symlink()  # a file that holds the name
 
 
 def test_a_zip_with_a_wrong_checksum_is_told(tmp_path: Path) -> None:
@@ -345,7 +329,7 @@ def test_ctrl_c_while_unpacking_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     archive = make_archive(tmp_path / "set.tar")
-    monkeypatch.setattr("shutil.copyfileobj", interrupt)
+    monkeypatch.setattr("tarfile.copyfileobj", interrupt)
     with pytest.raises(KeyboardInterrupt):
         unpack(archive, tmp_path / "root")
     assert names_in(tmp_path / "root") == []

@@ -53,7 +53,7 @@ def write_classes(folder: Path, counts: dict[str, int], suffix: str = ".jpg") ->
 
 def files_of(loader: WorkerLoader) -> list[str]:
     """The last two parts of the loader's paths."""
-    paths = [Path(path.decode()) for path in loader._batches.dataset.paths]  # type: ignore[attr-defined]
+    paths = [Path(path.decode()) for path in loader._pool.dataset.paths]  # type: ignore[attr-defined]
     return ["/".join(path.parts[-2:]) for path in paths]
 
 
@@ -198,6 +198,7 @@ def test_a_damaged_image_is_one_line_that_names_it(tree: Path, workers: int) -> 
     damaged.unlink()
     with pytest.raises(MissingFileError, match=f"{damaged} is gone"):
         list(train)
+    train.close()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("error", [ValueError("one\ntwo"), EOFError(), IndexError("bytes"), MemoryError()])

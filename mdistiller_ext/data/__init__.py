@@ -1,8 +1,7 @@
-"""Data sets and the loaders that serve them, by name: drawn here, downloaded, or your own.
+"""Data sets by name, and their loaders.
 
-``create_loaders`` is the door, or ``create_test_loader`` where nothing is trained. Small images are kept in memory: bytes on
-the training device, no worker processes. Large ones stay files that worker processes read. This room knows nothing of
-configuration, models or training.
+Use ``create_loaders`` for training and ``create_test_loader`` for evaluation. Small images are kept in memory, on the training
+device, without dataloader workers. Large images are read from files by dataloader workers.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ __all__ = [
 
 
 Loader = InMemoryLoader | WorkerLoader
-"""What `create_loaders` makes: batches on the training device."""
+"""The loaders of `create_loaders`, which yield batches on the training device"""
 
-_LARGEST = 4096  # pixels, of an edge that images are brought to; what is more is a slip that would fill the memory
+_LARGEST = 4096  # pixels; largest image_size: a typing error would otherwise fill the memory
 
 
 def dataset_entry(name: str) -> type[Dataset]:
-    """The data set called ``name``. Raises UnknownNameError with the nearest known name."""
+    """Return the data set called ``name``. Raises UnknownNameError with the nearest known name."""
     entry: type[Dataset] = DATASETS.get(name)
     return entry
 
@@ -77,25 +76,24 @@ def create_loaders(
     rank: int = 0,
     world_size: int = 1,
 ) -> tuple[Loader, Loader]:
-    """Training loader (shuffled, augmented) and test loader (in order, as is) of the data set called ``name``.
+    """Create the training loader (shuffled, augmented) and the test loader (neither) of the data set called ``name``.
 
     Args:
         root: folder of the files.
-        batch_size, test_batch_size: of whole batches, of all processes.
-        limit: keep this many training and this many test images, taken in turn from every class; 0 keeps all.
-        drop_last: leave out a last training batch that is smaller than the others.
-        seed: of order and augmentation, not of the data.
-        device: where batches go.
-        data_device: where images lie that are kept in memory, ``device`` by default.
-        num_workers: processes that read images, for each loader, but no more than there are cores; data sets in memory
-            need none.
-        on_error: what an image file that cannot be read does: ``stop`` raises, ``skip`` goes on without; see WorkerLoader.
-        num_classes: how many classes there must be; 0 leaves it to the data set.
-        image_size: height and width in pixels that image files are brought to; 0 for the data set's own.
-        mean, std: per channel, on the scale 0..1; empty for the data set's own.
-        strong: names of what follows the usual ones; see augment.strong_augment and image_transforms.training_transform.
-        test_fraction: share of every class held out for the test; only for image files that come without a split.
-        rank, world_size: which process this is, of how many: each batch is dealt to them row by row.
+        batch_size, test_batch_size: global batch sizes, over all ranks.
+        limit: number of training and of test images to keep, balanced over the classes; 0 keeps all.
+        drop_last: drop the last training batch of an epoch if it is smaller than ``batch_size``.
+        seed: seed of order and augmentation.
+        device: device of the batches.
+        data_device: device of images kept in memory, ``device`` by default.
+        num_workers: dataloader workers of each loader, at most one per core; unused for data sets kept in memory.
+        on_error: what to do with an image file that cannot be read, ``stop`` or ``skip``; see WorkerLoader.
+        num_classes: required number of classes; 0 for the data set's own.
+        image_size: height and width in pixels to resize image files to; 0 for the data set's own.
+        mean, std: per channel, for images scaled to 0..1; empty for the data set's own.
+        strong: additional augmentations; see augment.strong_augment and image_transforms.training_transform.
+        test_fraction: fraction of every class held out for the test; only for image files without a split.
+        rank, world_size: rank of this process and number of ranks; each rank gets its rows of a batch.
 
     Raises UnknownNameError, ConfigError, MissingFileError or CorruptFileError.
     """
@@ -121,11 +119,11 @@ def create_loaders(
 
 
 def create_test_loader(name: str, *, batch_size: int, **options: Any) -> Loader:
-    """The test loader of `create_loaders` alone. Training images are read or listed only where they tell the test split.
+    """Create the test loader of `create_loaders`. Training images are read or listed only if the test split depends on them.
 
     Args:
-        batch_size: of whole batches, of all processes.
-        options: of `create_loaders`, but for ``seed`` and ``drop_last``.
+        batch_size: global batch size, over all ranks.
+        options: those of `create_loaders` except ``seed`` and ``drop_last``.
     """
     (test,) = _sources(name, ("test",), **options)
     return test(batch_size=batch_size)
@@ -150,7 +148,7 @@ def _sources(
     rank: int = 0,
     world_size: int = 1,
 ) -> list[Callable[..., Loader]]:
-    """For each split of ``parts``, its loader but for batch size and order. Arguments and errors are `create_loaders`'s."""
+    """Return a factory of the loader of each split in ``parts``, which takes batch size and order."""
     dataset = dataset_entry(name)
     if limit < 0:
         raise ConfigError(f"the limit of images must be 0 (all) or more, got {limit}")
@@ -169,7 +167,7 @@ def _sources(
     if not (_are_three_numbers(mean) and _are_three_numbers(std) and min(std) > 0):
         raise ConfigError(f"mean and std must be three numbers each, on the scale 0..1, std above 0, got {mean!r} and {std!r}")
     root = Path(root)
-    # What is built from names comes before the files are read: a name may be wrong, and reading takes a while.
+    # Names are checked before files are read, which takes a while.
     if issubclass(dataset, InMemoryDataset):
         augment = _both(dataset.augment, strong_augment(strong)) if strong else dataset.augment
         splits, identity = load_splits(
@@ -221,7 +219,7 @@ def _sources(
 
 
 def _are_three_numbers(values: Any) -> TypeGuard[Sequence[float]]:
-    """Whether they are, of a size that float32 can compute with; of NaN no comparison is true."""
+    """Return whether these are three finite numbers that float32 can compute with; comparisons with NaN are false."""
     return (
         isinstance(values, Sequence)
         and len(values) == 3

@@ -1,7 +1,7 @@
-"""What is done to training images: a whole batch of bytes at a time, on the device that holds it.
+"""Batch-wise augmentation of uint8 images on their device.
 
-Every augmentation is a pure function of the images and the generator. Shift, rotation and mirror image are one gather of
-pixels. The learned policies are torchvision's, which takes one image at a time.
+Every augmentation is a pure function of images and generator. Crop, rotation and flip are one gather of pixels. AutoAugment
+and RandAugment are torchvision's, applied image by image.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 """``(images uint8 [B, C, H, W], generator on the same device) -> images uint8 [B, C, H, W]``"""
 
 
-# ---- crop, rotate, mirror -------------------------------------------------------------------------------------------
+# ---- crop, rotate, flip -------------------------------------------------------------------------------------------
 
 
 def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Pad every image with black and cut out a window of the old size at a random place: uint8 ``[B, C, H, W]``."""
+    """Pad every image with black and crop a random window of the original size: uint8 ``[B, C, H, W]``."""
     top, left = _random_offsets(images, generator, padding)
     return crop_flip(images, top, left, torch.zeros_like(top, dtype=torch.bool), padding)
 
 
 def random_crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """`random_crop`, then mirror every image with probability 1/2: CIFAR's usual augmentation.
+    """`random_crop`, then a horizontal flip with probability 1/2: the standard augmentation of CIFAR.
 
-    In distribution equal to torchvision's RandomCrop(size, padding) and RandomHorizontalFlip() on single images.
+    Equal in distribution to torchvision's RandomCrop(size, padding) and RandomHorizontalFlip() on single images.
     """
     top, left = _random_offsets(images, generator, padding)
     return crop_flip(images, top, left, _random_flips(images, generator), padding)
 
 
 def random_rotate_flip(images: Tensor, generator: torch.Generator, degrees: float = 20) -> Tensor:
-    """Turn every image by up to ``degrees`` either way, corners black, then mirror it with probability 1/2.
+    """Rotate every image by a random angle in ``[-degrees, degrees]``, corners black, then flip it with probability 1/2.
 
-    Tiny-ImageNet's augmentation upstream: in distribution torchvision's RandomRotation(20) and RandomHorizontalFlip().
+    Upstream's augmentation of Tiny-ImageNet: equal in distribution to torchvision's RandomRotation(20) and
+    RandomHorizontalFlip().
     """
     angles = (torch.rand(len(images), generator=generator, device=images.device) * 2 - 1) * degrees
     return rotate_flip(images, angles, _random_flips(images, generator))
 
 
 def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
-    """Cut a window per image, ``top`` and ``left`` (int64 ``[B]``) within the padded image, mirrored where ``flip``.
+    """Crop a window per image at ``top``, ``left`` (int64 ``[B]``) of the padded image; flip it where ``flip`` (bool ``[B]``).
 
-    The mirror image is the same window with its columns read from right to left.
+    A flip reads the columns of the same window from right to left.
     """
     height, width = images.shape[2:]
     columns = torch.arange(width, device=images.device)
@@ -61,24 +62,24 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: 
 
 
 def rotate_flip(images: Tensor, angles: Tensor, flip: Tensor) -> Tensor:
-    """Turn each image by its angle, degrees counter-clockwise (float ``[B]``), then mirror it where ``flip``.
+    """Rotate each image by its angle, in degrees counter-clockwise (float ``[B]``), then flip it where ``flip`` (bool ``[B]``).
 
-    Every pixel takes the nearest of the image, as torchvision's ``rotate`` does on tensors: the same but for the few
-    pixels that lie midway between two others within the rounding error.
+    Nearest-neighbour sampling, as torchvision's ``rotate`` on tensors; equal but for pixels midway between two others within
+    rounding error.
     """
     height, width = images.shape[2:]
-    x = torch.arange(width, device=images.device) - (width - 1) / 2  # counted from the middle of the image
+    x = torch.arange(width, device=images.device) - (width - 1) / 2  # relative to the centre of the image
     y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
     x = torch.where(flip[:, None], -x, x)[:, None, :]
     cos, sin = (f(angles * (math.pi / 180))[:, None, None] for f in (torch.cos, torch.sin))
     rows = (sin * x + cos * y + (height - 1) / 2).round().long()
     columns = (cos * x - sin * y + (width - 1) / 2).round().long()
-    # All that lies outside is read from a black frame of one pixel.
+    # Coordinates outside are clamped to a black border of one pixel.
     return _gather(F.pad(images, (1, 1, 1, 1)), (rows + 1).clamp(0, height + 1), (columns + 1).clamp(0, width + 1))
 
 
 def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The pixels at ``rows`` and ``columns`` (int64, together ``[B, H, W]``) of images of any size, ``[B, C, H, W]``."""
+    """Gather pixels at ``rows`` and ``columns`` (int64, broadcast to ``[B, H, W]``): ``[B, C, H', W']`` -> ``[B, C, H, W]``."""
     pixels = rows * images.shape[3] + columns
     batch, height, width = pixels.shape
     channels = images.shape[1]
@@ -87,12 +88,12 @@ def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _random_offsets(images: Tensor, generator: torch.Generator, padding: int) -> Tensor:
-    """Top and left offsets, ``[2, B]``, uniform over 0..2 * padding."""
+    """Draw top and left offsets, ``[2, B]``, uniform over 0..2 * padding."""
     return torch.randint(2 * padding + 1, (2, len(images)), generator=generator, device=images.device)
 
 
 def _random_flips(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Whether to mirror, bool ``[B]``, each with probability 1/2."""
+    """Draw whether to flip, bool ``[B]``, with probability 1/2."""
     return torch.rand(len(images), generator=generator, device=images.device) < 0.5
 
 
@@ -100,17 +101,17 @@ def _random_flips(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def strong_augment(names: Sequence[str]) -> Augment:
-    """The augmentations called ``names``, one after the other in that order. They follow the data set's own crop or turn.
+    """Compose the augmentations called ``names``, in that order, to follow the data set's own.
 
-    - ``autoaugment``: AutoAugment, the policy found on CIFAR-10, grey where nothing is left (Cubuk et al., CVPR 2019).
+    - ``autoaugment``: AutoAugment, CIFAR-10 policy, filled with grey (Cubuk et al., CVPR 2019).
     - ``randaugment``: RandAugment, 2 operations of magnitude 9 of 0..30 (Cubuk et al., 2020).
     - ``cutout``: `random_cutout` (DeVries and Taylor, 2017).
-    - ``erasing``: with probability 1/4 a rectangle of 2 to 33 % of the image is black (Zhong et al., AAAI 2020).
+    - ``erasing``: a black rectangle of 2 to 33 % of the image, with probability 1/4 (Zhong et al., AAAI 2020).
 
-    GDKD's augmented CIFAR-100 teachers come from ``["autoaugment", "cutout"]``. Holes are black pixels, before the
-    normalisation, as in GDKD's Cutout; some releases put them behind it, where 0 is the mean colour.
+    GDKD's augmented CIFAR-100 teachers use ``["autoaugment", "cutout"]``. Cut-out pixels are black before normalization, as in
+    GDKD; some releases set them to 0 after it, which is the mean colour.
 
-    The two policies go image by image: about 5,000 images a second on one CPU core, where crop and cutout do 200,000.
+    The two policies run image by image: about 5,000 images per second on one CPU core, against 200,000 for crop and cutout.
     Raises as check_strong.
     """
     check_strong(names)
@@ -118,7 +119,7 @@ def strong_augment(names: Sequence[str]) -> Augment:
 
 
 def check_strong(names: Sequence[str]) -> None:
-    """Raise UnknownNameError unless all ``names`` are of STRONG; ConfigError for what is no list of names."""
+    """Raise UnknownNameError unless all ``names`` are in STRONG, ConfigError unless ``names`` is a list."""
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise ConfigError(f"strong augmentations (DATASET.STRONG) are a list of names, such as [cutout]; got {names!r}")
     for name in names:
@@ -128,7 +129,7 @@ def check_strong(names: Sequence[str]) -> None:
 
 
 def random_cutout(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A black square in every image, half as wide as the image; its centre lies anywhere, so that a part may be outside."""
+    """Cut a black square, half as wide as the image, at a random centre; a part of it may lie outside."""
     height, width = images.shape[2:]
     rows, columns = (torch.randint(n, (len(images),), generator=generator, device=images.device) for n in (height, width))
     return cut_out(images, rows, columns, min(height, width) // 2)
@@ -137,10 +138,10 @@ def random_cutout(images: Tensor, generator: torch.Generator) -> Tensor:
 def cut_out(images: Tensor, rows: Tensor, columns: Tensor, side: int) -> Tensor:
     """Black out a square of ``side`` pixels per image, clipped at the border: uint8 ``[B, C, H, W]``.
 
-    It begins ``side // 2`` pixels above and left of the pixel at ``rows``, ``columns`` (int64 ``[B]``).
+    Its first pixel is ``side // 2`` above and left of ``rows``, ``columns`` (int64 ``[B]``).
     """
     height, width = images.shape[2:]
-    y = torch.arange(height, device=images.device) - rows[:, None] + side // 2  # counted from the square's first row
+    y = torch.arange(height, device=images.device) - rows[:, None] + side // 2  # relative to the first row of the square
     x = torch.arange(width, device=images.device) - columns[:, None] + side // 2
     inside = ((y >= 0) & (y < side))[:, None, :, None] & ((x >= 0) & (x < side))[:, None, None, :]
     return images.masked_fill(inside, 0)
@@ -153,10 +154,10 @@ def _in_turn(augmentations: list[Augment], images: Tensor, generator: torch.Gene
 
 
 def _one_by_one(transform: Callable[[Tensor], Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
-    """A transform of torchvision's on each image by itself. Synchronises with the GPU, to draw the seed.
+    """Apply a torchvision transform to each image. Synchronises with the GPU, to draw the seed.
 
-    They draw from the global generator of the CPU wherever the images are. It is lent to them and put back; the other
-    devices' are left alone, which ``torch.manual_seed`` would not do.
+    torchvision draws from the global CPU generator, which is seeded here and restored. Not by ``torch.manual_seed``, which
+    would also seed the generators of the accelerators.
     """
     seed = int(torch.randint(2**31, (), generator=generator, device=images.device))
     with torch.random.fork_rng(devices=[]):
@@ -178,7 +179,7 @@ def _erasing() -> Augment:
 
 
 def _transforms() -> Any:
-    from torchvision.transforms import v2  # slow to import, and few runs need it
+    from torchvision.transforms import v2  # slow to import, and rarely needed
 
     return v2
 
@@ -190,4 +191,4 @@ _STRONG: dict[str, Callable[[], Augment]] = {
     "erasing": _erasing,
 }
 STRONG = tuple(_STRONG)
-"""Names of the augmentations that can follow a data set's own"""
+"""Names accepted by `strong_augment`"""

@@ -1,6 +1,6 @@
-"""What a data set is: a class with a few constants and a ``load``. It knows files, not batches.
+"""Base classes of data sets: constants and a method that loads or lists the images.
 
-A data set of your own is one file (yours, or a new one in this folder); the names come from ``mdistiller_ext.data``:
+To add a data set, write one file, as a plug-in or in this folder:
 
     @register_dataset("mydata")
     class MyData(InMemoryDataset):
@@ -11,7 +11,8 @@ A data set of your own is one file (yours, or a new one in this folder); the nam
         def load(self, root):
             return (train_images, train_labels), (test_images, test_labels)
 
-Images too many for memory stay files: derive from `ImageFolderDataset` and write ``samples``.
+For images that do not fit in memory derive from `ImageFolderDataset` and implement ``samples``. All names are importable from
+``mdistiller_ext.data``.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ Samples = list[tuple[Path, int]]
 
 
 class Dataset:
-    """What every data set says of itself; derive from one of the two kinds below.
+    """Base of both kinds of data sets below.
 
     Attributes:
-        zoo: the models that fit its images: ``cifar100`` (32x32), ``tiny_imagenet`` (64x64) or ``imagenet`` (224x224).
-        num_classes: labels are 0 .. num_classes - 1; None where only the files tell.
-        mean, std: per channel over the training images, on the scale 0..1.
-        teachers: where a trained teacher is looked for, with ``{model}`` for its name, or ``{lower}`` in lower case.
-        teachers_hint: how to get one, with ``{model}`` and ``{download}``, the command of ``download.py``; a sentence for an
-            error message.
-        students_start: what weights a student starts from: ``random``, or ``pretrained`` on ImageNet.
+        zoo: the zoo of models for its images: ``cifar100`` (32x32), ``tiny_imagenet`` (64x64) or ``imagenet`` (224x224).
+        num_classes: labels are 0 .. num_classes - 1; None if it depends on the files.
+        mean, std: per channel over the training images, scaled to 0..1.
+        teachers: default path of a teacher checkpoint, with ``{model}`` for its name, or ``{lower}`` in lower case.
+        teachers_hint: how to get one, as a sentence of an error message, with ``{model}`` and ``{download}``, the command of
+            ``download.py``.
+        students_start: initial weights of a student: ``random``, or ``pretrained`` on ImageNet.
     """
 
     zoo: ClassVar[str]
@@ -55,10 +56,10 @@ class Dataset:
 
 
 class InMemoryDataset(Dataset):
-    """Base of data sets small enough to hold as bytes in memory. Their number of classes is known beforehand.
+    """Base of data sets kept in memory as uint8, with a fixed number of classes.
 
     Attributes:
-        classes: names of the classes, label by label, which ``load`` and ``load_test`` may set; None leaves them unknown.
+        classes: class names in the order of the labels, which ``load`` and ``load_test`` may set; None if unknown.
     """
 
     zoo: ClassVar[str] = "cifar100"
@@ -67,26 +68,26 @@ class InMemoryDataset(Dataset):
 
     @staticmethod
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-        """A batch of training images, changed at random; uint8 ``[B, 3, H, W]`` in and out. As is, unless overridden."""
+        """Augment a batch of training images, uint8 ``[B, 3, H, W]``; the identity unless overridden."""
         return images
 
     def load(self, root: Path) -> tuple[Split, Split]:
-        """Training and test split, read from or fetched into the folder ``root``.
+        """Training and test split, read from or downloaded into the folder ``root``.
 
         Raises MissingFileError or CorruptFileError.
         """
         raise NotImplementedError
 
     def load_test(self, root: Path) -> Split:
-        """The test split alone; override it where that reads less."""
+        """The test split; override it if that reads less."""
         return self.load(root)[1]
 
 
 class ImageFolderDataset(Dataset):
-    """Base of data sets too large for memory: their image files are read and augmented batch by batch, as ImageNet is.
+    """Base of data sets whose image files are read and augmented batch by batch, such as ImageNet.
 
     Attributes:
-        image_size: height and width in pixels of what a network is shown.
+        image_size: height and width in pixels of a network's input.
     """
 
     zoo: ClassVar[str] = "imagenet"
@@ -96,23 +97,23 @@ class ImageFolderDataset(Dataset):
     image_size: ClassVar[int] = 224
 
     def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
-        """Training samples, test samples and the names of the classes, label by label, of the files below ``root``.
+        """Training samples, test samples and class names in the order of the labels, of the files below ``root``.
 
         Args:
-            test_fraction: share of every class to hold out for the test; only for files that come without a split.
+            test_fraction: fraction of every class to hold out for the test; only for files without a split.
 
         Raises MissingFileError or CorruptFileError.
         """
         raise NotImplementedError
 
     def test_samples(self, root: Path, test_fraction: float) -> tuple[Samples, list[str]]:
-        """Test samples and the names of the classes alone; override it where that lists less."""
+        """Test samples and class names; override it if that lists less."""
         _, test, classes = self.samples(root, test_fraction)
         return test, classes
 
 
 def check_split(split: Split, num_classes: int, where: str) -> None:
-    """Raise ConfigError, saying ``where``, unless ``split`` is what `InMemoryDataset.load` promises."""
+    """Raise ConfigError, naming ``where``, unless ``split`` satisfies the contract of `InMemoryDataset.load`."""
     images, labels = split
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ConfigError(f"{where}: images must be uint8 [N, 3, H, W], got {_describe(images)}")
@@ -126,7 +127,7 @@ def check_split(split: Split, num_classes: int, where: str) -> None:
 
 
 def check_samples(samples: Samples, num_classes: int, where: str) -> None:
-    """Raise ConfigError, saying ``where``, unless ``samples`` are what `ImageFolderDataset.samples` promises."""
+    """Raise ConfigError, naming ``where``, unless ``samples`` satisfy the contract of `ImageFolderDataset.samples`."""
     if not samples:
         raise ConfigError(f"{where}: no images")
     for path, label in samples:
@@ -135,15 +136,15 @@ def check_samples(samples: Samples, num_classes: int, where: str) -> None:
 
 
 def balanced_choice(labels: Tensor, count: int) -> Tensor:
-    """Indices of ``count`` images taken round the classes: every class's first, then every class's second...
+    """Choose ``count`` images, balanced over the classes: the first of every class, then the second of every class...
 
-    Labels int64 ``[N]`` -> int64 ``[min(count, N)]``. The choice is balanced and needs no seed, and a training and a test
-    split are cut down to the same classes.
+    Labels int64 ``[N]`` -> indices int64 ``[min(count, N)]``. Needs no seed, and selects the same classes for a training and
+    a test split.
     """
     by_class = torch.argsort(labels, stable=True)
     sizes = torch.bincount(labels)
     starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-    turn = torch.arange(len(labels)) - starts  # how many of its class come before an image
+    turn = torch.arange(len(labels)) - starts  # number of earlier images of the same class
     return by_class[torch.argsort(turn, stable=True)][:count]
 
 

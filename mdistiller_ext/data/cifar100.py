@@ -14,8 +14,7 @@ from .base import InMemoryDataset, Split
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 MD5 = "eb9058c3a382ffc7106e4002c42a8d85"  # of the archive
-SIZE = 169_001_437  # bytes
-FOLDER = "cifar-100-python"  # it unpacks to
+FOLDER = "cifar-100-python"  # in the archive
 TEACHERS_URL = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
 
 
@@ -33,18 +32,18 @@ class CIFAR100(InMemoryDataset):
     )
 
     def load(self, root: Path) -> tuple[Split, Split]:
-        """Both splits from ``root/cifar-100-python``, downloaded (169 MB) if that is missing."""
+        """Both splits from ``root/cifar-100-python``, downloaded (169 MB) if missing."""
         self._fetch(root)
         return self._read(root, train=True), self._read(root, train=False)
 
     def load_test(self, root: Path) -> Split:
-        """The test split; all of the archive is fetched and checked."""
+        """The test split; the whole archive is downloaded and checked."""
         self._fetch(root)
         return self._read(root, train=False)
 
     @staticmethod
     def _fetch(root: Path) -> None:
-        """Download what is missing. Raises MissingFileError or, for files that are not the archive's, CorruptFileError."""
+        """Download missing files and verify all. Raises MissingFileError or CorruptFileError."""
         from torchvision import datasets  # slow to import
 
         files = datasets.CIFAR100.train_list + datasets.CIFAR100.test_list
@@ -59,7 +58,7 @@ class CIFAR100(InMemoryDataset):
                 )
 
     def _read(self, root: Path, *, train: bool) -> Split:
-        """A split as torchvision reads it, with pixels in a numpy array ``[N, 32, 32, 3]``."""
+        """Read a split through torchvision."""
         from torchvision import datasets
 
         dataset = datasets.CIFAR100(root, train=train)
@@ -68,12 +67,12 @@ class CIFAR100(InMemoryDataset):
 
 
 def _download(root: Path, files: list[Path]) -> None:
-    """Fetch and unpack the archive unless its files are there. Raises MissingFileError or CorruptFileError."""
+    """Download and unpack the archive unless its files exist. Raises MissingFileError or CorruptFileError."""
 
     def there() -> bool:
         return all(file.exists() for file in files)
 
-    if there():  # also in a folder that cannot be written
+    if there():  # without a lock: the folder may be read-only
         return
     try:
         fetch_archive(URL, root / Path(URL).name, there, md5=MD5)

@@ -1,4 +1,4 @@
-"""Your own images, or a known archive as it unpacks: what lies at the root decides how it is read."""
+"""Your own images, or a known unpacked archive: the content of the root folder determines how it is read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ..errors import ConfigError, MissingFileError
 from ..registry import register_dataset
+from .archives import CUB200, DTD, FOOD101
 from .base import ImageFolderDataset, Samples
-from .layouts import CUB200, DTD, FOOD101, is_single_tree, read_single_tree, read_split_folders, read_test_folder
+from .class_folders import is_single_tree, read_single_tree, read_split_folders, read_test_folder
 
-_TEST_FOLDERS = ("val", "test", "valid")  # in the order of preference: a test/ beside a val/ often has no labels
+_TEST_FOLDERS = ("val", "test", "valid")  # in order of preference: a test/ beside a val/ often has no labels
 _SORT_HINT = "one folder per class"
 _ARCHIVES = (CUB200, FOOD101, DTD)
 _CALTECH256 = "256_ObjectCategories"
@@ -17,10 +18,10 @@ _CALTECH256 = "256_ObjectCategories"
 
 @register_dataset("folder")
 class Folder(ImageFolderDataset):
-    """Images in class folders at the root; the classes are counted. Normalised as ImageNet's unless told otherwise."""
+    """Images in class folders at the root, which define the number of classes. ImageNet's mean and std by default."""
 
     def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
-        """Both splits: the files' own if they have one, else a fixed ``test_fraction`` of every class is the test set."""
+        """Both splits: those of the files if they have any, else a fixed ``test_fraction`` of every class is held out."""
         if not root.is_dir():
             raise MissingFileError(f"{root.absolute()} is not a folder; point DATASET.ROOT at one that holds {_understood()}")
         train = root / "train"
@@ -47,7 +48,7 @@ class Folder(ImageFolderDataset):
         )
 
     def test_samples(self, root: Path, test_fraction: float) -> tuple[Samples, list[str]]:
-        """Of files that come with a split the test folder alone, which ``train/`` need not be beside."""
+        """The test split; of files with a split the test folder alone, also without ``train/``."""
         test = _test_folder(root)
         if test is not None and ((root / "train").is_dir() or not is_single_tree(root)):
             return read_test_folder(test, _SORT_HINT)

@@ -1,7 +1,7 @@
-"""The embedded data set: 100 characters drawn in CIFAR's shape with fonts that come with matplotlib. No download.
+"""Glyphs: 100 characters rendered as 32x32 RGB images with matplotlib's fonts. No download.
 
-Small images with real look-alikes (O 0 Q, l I 1 |, é è ê ë), so that what a teacher knows about wrong classes helps a
-student. It is made for trying methods and for tests, not for results in papers.
+Similar classes (O 0 Q, l I 1 |, é è ê ë) make a teacher's predictions for wrong classes informative. For trying methods and
+for tests, not for results in papers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .base import InMemoryDataset, Split
 CHARACTERS = (  # digits, letters, signs, accented letters
     "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!?&@#$%+*=/|<>€£éèêëàâäåçñöôõøüùûíìîïß"
 )
-FACES = (  # every one of them holds all the characters
+FACES = (  # each contains all characters
     "DejaVuSans",
     "DejaVuSans-Bold",
     "DejaVuSans-Oblique",
@@ -36,18 +36,18 @@ FACES = (  # every one of them holds all the characters
     "STIXGeneralBol",
     "STIXGeneralItalic",
 )
-VERSION = 1  # of the drawing: raise it with every change of what is drawn, so that old caches are left alone
+VERSION = 1  # of the rendering, part of the cache's file name: increase it with every change of the images
 
-_SIZE = 32  # pixels, of an image
-_EM, _CANVAS = 32, 64  # pixels, of the masks that images are resampled from
-_CHUNK = 1000  # images drawn at a time, to stay in the processor's cache and out of 500 MB of memory
+_SIZE = 32  # pixels; edge of an image
+_EM, _CANVAS = 32, 64  # pixels; of the masks that images are resampled from
+_CHUNK = 1000  # images rendered at a time; all at once would take 500 MB
 
 
 @register_dataset("glyphs")
 class Glyphs(InMemoryDataset):
-    """10,000 training and 2,000 test images `[3, 32, 32]` of 100 characters, the same on every run; cached under root.
+    """10,000 training and 2,000 test images `[3, 32, 32]` of 100 characters, the same on every run; cached below root.
 
-    The augmentation is a crop and no flip: mirrored, b is d and p is q.
+    Augmented by random crops without flips: a mirrored b is a d.
     """
 
     classes = CHARACTERS
@@ -58,16 +58,16 @@ class Glyphs(InMemoryDataset):
     teachers = "teachers/glyphs/{model}.pth"
 
     def load(self, root: Path) -> tuple[Split, Split]:
-        """Both splits, from the cache or newly drawn."""
+        """Both splits, from the cache or newly rendered."""
         return _cached(root, count=10_000, seed=0), self.load_test(root)
 
     def load_test(self, root: Path) -> Split:
-        """The test split, from the cache or newly drawn."""
+        """The test split, from the cache or newly rendered."""
         return _cached(root, count=2_000, seed=1)
 
 
 def draw_glyphs(count: int, seed: int) -> Split:
-    """Draw ``count`` images, uint8 ``[count, 3, 32, 32]``, and their labels, int64 ``[count]``, balanced and shuffled."""
+    """Render ``count`` images, uint8 ``[count, 3, 32, 32]``, with labels, int64 ``[count]``, balanced and shuffled."""
     rng = np.random.default_rng(seed)
     masks = _masks()
     labels = torch.from_numpy(rng.permutation(np.arange(count) % len(CHARACTERS)))
@@ -76,12 +76,12 @@ def draw_glyphs(count: int, seed: int) -> Split:
 
 
 def _draw(masks: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Images, uint8 ``[B, 3, 32, 32]``, of the characters ``labels``."""
+    """Render images, uint8 ``[B, 3, 32, 32]``, of the characters ``labels``."""
     batch = len(labels)
     faces = torch.from_numpy(rng.integers(len(FACES), size=batch))
     ink = F.grid_sample(masks[faces, labels], _random_grid(batch, rng), align_corners=False)
 
-    # Every colour channel of the ink lies at least 0.3 from the background's, whatever the colours.
+    # Ink and background differ by at least 0.3 in every colour channel.
     paper = rng.random((batch, 3, 1, 1), dtype=np.float32)
     colour = (paper + rng.uniform(0.3, 0.7, paper.shape).astype(np.float32)) % 1
     clouds = torch.from_numpy(rng.normal(0, 0.12, (batch, 3, 4, 4)).astype(np.float32))
@@ -93,13 +93,13 @@ def _draw(masks: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _random_grid(batch: int, rng: np.random.Generator) -> Tensor:
-    """The point of the mask that each pixel shows, float32 ``[B, 32, 32, 2]``: random size, rotation, shear and place."""
+    """Sampling grid of `grid_sample`, float32 ``[B, 32, 32, 2]``, with random size, rotation, shear and translation."""
     per_image = (batch, 1, 1)
     size = rng.uniform(20, 30, per_image)  # pixels per em
     angle = np.radians(rng.uniform(-15, 15, per_image))
     shear = rng.uniform(-0.2, 0.2, per_image)
     shift_x, shift_y = rng.uniform(-2, 2, (2, *per_image))  # pixels
-    pixels = np.arange(_SIZE) - (_SIZE - 1) / 2  # counted from the middle of the image
+    pixels = np.arange(_SIZE) - (_SIZE - 1) / 2  # relative to the centre of the image
     y = pixels[:, None] + shift_y
     x = pixels + shift_x + shear * y
     points = np.stack([np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x], axis=-1)
@@ -108,8 +108,8 @@ def _random_grid(batch: int, rng: np.random.Generator) -> Tensor:
 
 
 def _masks() -> Tensor:
-    """Every character in every face, centred, float32 ``[faces, characters, 1, 64, 64]`` in 0..1."""
-    import matplotlib  # only its font files are used, and only when there is something to draw
+    """Render every character in every face, centred, float32 ``[faces, characters, 1, 64, 64]`` in 0..1."""
+    import matplotlib  # slow to import, and needed for its font files alone
     from PIL import Image, ImageDraw, ImageFont
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -126,14 +126,14 @@ def _masks() -> Tensor:
 
 
 def _cached(root: Path, count: int, seed: int) -> Split:
-    """`draw_glyphs`, kept in a file; whatever is wrong with that file is mended by drawing anew."""
+    """`draw_glyphs` with a cache on disk; an unreadable cache is replaced."""
     path = root / "glyphs" / f"glyphs-v{VERSION}-n{count}-seed{seed}.pt"
     try:
         saved = checkpoint.load(path)
         return saved["images"], saved["labels"]
     except (UserError, KeyError, TypeError):
         images, labels = draw_glyphs(count, seed)
-    with contextlib.suppress(UserError, OSError):  # read-only or full: the cache is a convenience
+    with contextlib.suppress(UserError, OSError):  # a read-only or full disk: continue without cache
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save(path, {"images": images, "labels": labels})
     return images, labels

@@ -1,6 +1,6 @@
 """The identity of a data set: class names, number of images and a hash of each split.
 
-Checkpoints carry it as plain values, so that evaluation, distillation and resuming notice data that have changed.
+Saved in checkpoints as plain values, so that evaluation, distillation and resuming detect changed data.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .base import Samples, Split
 
 @dataclasses.dataclass(frozen=True)
 class SplitIdentity:
-    """Number of images of a split, before any limit, and a SHA-256 of what they are."""
+    """Number of images of a split, before any limit, and a SHA-256 hash of it."""
 
     images: int
     sha256: str
 
     @classmethod
     def of_tensors(cls, split: Split) -> SplitIdentity:
-        """Of data in memory: the bytes of images and labels. About 1 s for the 1.35 GB of Tiny-ImageNet."""
+        """Hash data in memory: the bytes of images and labels. About 1 s for the 1.35 GB of Tiny-ImageNet."""
         digest = hashlib.sha256()
         for tensor in split:
             digest.update(tensor.cpu().contiguous().numpy().data)
@@ -31,7 +31,7 @@ class SplitIdentity:
 
     @classmethod
     def of_files(cls, samples: Samples) -> SplitIdentity:
-        """Of image files: labels and paths, relative to the folder that holds them all. Contents are not read.
+        """Hash labels and paths of image files, relative to their common folder. Contents are not read.
 
         About 3 s for the 1.28 million files of ImageNet.
         """
@@ -43,11 +43,11 @@ class SplitIdentity:
 
 @dataclasses.dataclass(frozen=True)
 class DataIdentity:
-    """What a data set is.
+    """Identity of a data set.
 
     Attributes:
-        classes: names, label by label; None where the data set has none.
-        test, train: the splits; ``train`` is None where only the test split was read.
+        classes: class names in the order of the labels; None for a data set without names.
+        test, train: identities of the splits; ``train`` is None if only the test split was read.
     """
 
     classes: tuple[str, ...] | None
@@ -55,12 +55,12 @@ class DataIdentity:
     train: SplitIdentity | None = None
 
     def plain(self) -> dict[str, Any]:
-        """As plain values, for a checkpoint."""
+        """Convert to plain values, for a checkpoint."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_plain(cls, value: object) -> DataIdentity | None:
-        """The inverse of :meth:`plain`; None for anything else, such as an entry that another program wrote."""
+        """Inverse of :meth:`plain`; None for any other value, such as an entry of another program."""
         if type(value) is not dict or value.keys() != {"classes", "train", "test"}:
             return None
         classes, test, train = value["classes"], _split_from_plain(value["test"]), _split_from_plain(value["train"])
@@ -68,11 +68,11 @@ class DataIdentity:
         return cls(classes, test, train) if test is not None and (named or classes is None) else None
 
     def changes(self, now: DataIdentity) -> list[str]:
-        """How another data set differs from this one, as phrases; empty where it does not."""
+        """Describe how another data set differs from this one, in phrases; empty if equal."""
         return self.class_changes(now) or [*self.split_changes(now, "train"), *self.split_changes(now, "test")]
 
     def class_changes(self, now: DataIdentity) -> list[str]:
-        """How the class names differ; empty where they do not, or where one of the two has none."""
+        """Describe how the class names differ; empty if equal, or if one data set has no names."""
         if self.classes is None or now.classes is None or self.classes == now.classes:
             return []
         missing, new = (
@@ -87,7 +87,7 @@ class DataIdentity:
         return phrases or ["the same classes in another order"]
 
     def split_changes(self, now: DataIdentity, part: str) -> list[str]:
-        """How the images of split ``train`` or ``test`` differ; empty where they do not, or where one of the two has none."""
+        """Describe how the split ``train`` or ``test`` differs; empty if equal, or if one data set lacks it."""
         before, after = getattr(self, part), getattr(now, part)
         if before is None or after is None or before == after:
             return []

@@ -1,7 +1,7 @@
-"""What is done to one photograph, as ImageNet's training scripts do it: torchvision's transforms, image in, bytes out.
+"""Transforms of single images, as in ImageNet training scripts, from torchvision.
 
-A transform maps a PIL image (RGB, any size) to uint8 ``[3, size, size]`` and draws from torch's global CPU generator, as
-torchvision does; whoever calls it seeds that. Their counterparts for batches of small images are in ``augment.py``.
+A transform maps a PIL image (RGB, any size) to uint8 ``[3, size, size]`` and draws from torch's global CPU generator, which
+the caller seeds. For batches of small images see ``augment.py``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _ON_TENSORS = ("erasing", "cutout")
 
 
 def training_transform(size: int, strong: Sequence[str] = ()) -> Transform:
-    """A random part of the image (8 to 100 % of its area) at ``size``, mirrored half of the time, then ``strong`` in order.
+    """RandomResizedCrop (8 to 100 % of the area) to ``size``, horizontal flip with probability 1/2, then ``strong`` in order.
 
     Args:
-        strong: of ``autoaugment`` (ImageNet's policy), ``randaugment`` (2 operations of magnitude 9), ``erasing`` (a black
-            rectangle in a quarter of the images) and ``cutout`` (a black square of half the side, always).
+        strong: any of ``autoaugment`` (ImageNet policy), ``randaugment`` (2 operations of magnitude 9), ``erasing`` (a black
+            rectangle with probability 1/4) and ``cutout`` (a black square of half the side).
 
     Raises as augment.check_strong.
     """
@@ -46,19 +46,19 @@ def training_transform(size: int, strong: Sequence[str] = ()) -> Transform:
 
 
 def evaluation_transform(size: int) -> Transform:
-    """The middle: the shorter side is brought to 256/224 of ``size``, then a square of ``size`` is cut out of the centre."""
+    """Resize the shorter side to 256/224 of ``size``, then crop a square of ``size`` from the centre."""
     from torchvision.transforms import v2  # slow to import
 
     return v2.Compose([v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
 
 
 def _cutout(image: Tensor) -> Tensor:
-    """``random_cutout`` of one image, uint8 ``[3, H, W]``."""
+    """Apply ``random_cutout`` to one image, uint8 ``[3, H, W]``."""
     return random_cutout(image[None], torch.default_generator)[0]
 
 
 def _strong_step(name: str) -> Any:
-    """One of augment.STRONG for one image."""
+    """Return the transform of single images called ``name`` in augment.STRONG."""
     from torchvision.transforms import v2
 
     if name == "autoaugment":

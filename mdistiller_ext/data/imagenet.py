@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import MissingFileError, from_here
 from ..registry import register_dataset
 from .base import ImageFolderDataset, Samples
-from .layouts import read_split_folders, read_test_folder
+from .class_folders import read_split_folders, read_test_folder
 
 _VALPREP = "https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/valprep.sh"
 
@@ -19,7 +19,7 @@ class ImageNet(ImageFolderDataset):
     num_classes = 1000
 
     def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
-        """Both splits, as the folders have them."""
+        """Both splits, from the folders ``train`` and ``val``."""
         train = _find(root, "train")
         val = train.with_name("val")
         if not val.is_dir():
@@ -27,13 +27,13 @@ class ImageNet(ImageFolderDataset):
         return read_split_folders(train, val, _sort_hint(val))
 
     def test_samples(self, root: Path, test_fraction: float) -> tuple[Samples, list[str]]:
-        """The validation images; the training images need not be there."""
+        """The validation images, also without the training images."""
         val = _find(root, "val")
         return read_test_folder(val, _sort_hint(val))
 
 
 def _find(root: Path, part: str) -> Path:
-    """The folder ``part`` of ImageNet. Raises MissingFileError."""
+    """Return the folder ``part`` of ImageNet. Raises MissingFileError."""
     for folder in (root / "imagenet" / part, root / part):
         if folder.is_dir():
             return folder

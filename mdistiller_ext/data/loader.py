@@ -1,7 +1,6 @@
-"""Batches from images that fit in memory: kept as bytes on one device, augmented a whole batch at a time.
+"""Load batches of images kept in memory: uint8 ``[N, C, H, W]`` on one device, augmented batch-wise, normalized to float32.
 
-There are no worker processes and no loops over images. Images come as uint8 ``[N, C, H, W]`` and leave as normalised
-float32. This room knows nothing of files or data sets.
+No dataloader workers, no loops over images.
 """
 
 from __future__ import annotations
@@ -16,32 +15,33 @@ from ..errors import ConfigError
 from .augment import Augment
 from .identity import DataIdentity
 
-_GATHERED = 1024  # images brought together at a time: 3 MB of 32x32
+_GATHERED = 1024  # images indexed and augmented at a time; 3 MB of 32x32
 
 
 class InMemoryLoader:
     """Yields ``(images float32 [B, C, H, W], labels int64 [B])`` on ``device``.
 
-    What an epoch yields (order, crops, flips) is a pure function of ``(seed, epoch)``, for the same batch size and kind
-    of device that holds the data: every pass starts a generator of its own and no global one is touched. A resumed run
-    therefore calls ``set_epoch`` and continues bit for bit, with no state to save. Without ``set_epoch`` every pass repeats
-    epoch 0. Images are gathered and augmented many batches at a time: on a GPU what a batch costs is launching its kernels.
+    Order and augmentation of an epoch are a pure function of ``(seed, epoch)``, for the same batch size and type of the
+    device that holds the data: every pass has a generator of its own, and global generators stay unchanged. A resumed run
+    therefore calls ``set_epoch`` and continues bit for bit, without saved state. Without ``set_epoch`` every pass repeats
+    epoch 0. Several batches are indexed and augmented at once: on a GPU the cost of a batch is launching its kernels.
 
-    Of several processes each yields its rows of the same batches, as it would be alone: all draw the same order and
-    augment every image, which costs less than a generator for each would.
+    Each rank yields its rows of the batches of a single process: all ranks draw the same order and augment every image,
+    which costs less than one generator per image.
 
     Args:
-        images: uint8 ``[N, C, H, W]``; labels: int64 ``[N]`` on the same device.
-        batch_size: of a whole batch, of all processes.
-        mean, std: per channel, on the scale where 255 is 1.
-        augment: what is done to a batch before it is normalised.
-        drop_last: leave out a last batch that is smaller than the others.
-        device: where batches go, the images' own by default.
-        num_classes: how many there are, of which a few may have no image here; by default the largest label and 1.
-        rank, world_size: which process this is, of how many: it takes rows ``rank``, ``rank + world_size`` ... of a batch.
-        identity: of the data set, whose test and training loader share it.
+        images: uint8 ``[N, C, H, W]``.
+        labels: int64 ``[N]`` on the same device.
+        batch_size: global batch size, over all ranks.
+        mean, std: per channel, for images scaled to 0..1.
+        augment: applied to a batch before normalization.
+        drop_last: drop the last batch of an epoch if it is smaller than ``batch_size``.
+        device: device of the batches, the images' own by default.
+        num_classes: number of classes, by default the largest label + 1.
+        rank, world_size: rank and number of ranks: rows ``rank``, ``rank + world_size`` ... of each batch are yielded.
+        identity: identity of the data set.
 
-    Raises ConfigError if ``batch_size`` is not positive, or with ``drop_last`` no batch is left.
+    Raises ConfigError if ``batch_size`` is not positive, or if ``drop_last`` leaves no batch.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class InMemoryLoader:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.images = images
         self.labels = labels
-        self.num_images = images_of_an_epoch(len(images), batch_size, drop_last)  # of all processes
+        self.num_images = images_of_an_epoch(len(images), batch_size, drop_last)  # over all ranks
         self.batch_size = batch_size
         self.augment = augment
         self.shuffle = shuffle
@@ -86,12 +86,12 @@ class InMemoryLoader:
         return channels, height, width
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Choose the epoch that the next pass yields, and how many of its batches it leaves out at the beginning."""
+        """Set the epoch of the next pass, and the first of its batches to yield."""
         self.epoch = epoch
         self.first_batch = first_batch
 
     def __len__(self) -> int:
-        """Number of batches of an epoch; the last one may be smaller unless it is dropped (mdistiller drops none)."""
+        """Number of batches of an epoch, including a smaller last one unless ``drop_last`` (mdistiller drops none)."""
         return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -104,7 +104,7 @@ class InMemoryLoader:
         for several in order[: self.num_images].split(self.batch_size * max(1, _GATHERED // self.batch_size)):
             images, labels = self.images[several], self.labels[several]
             if self.augment is not None:
-                images = self.augment(images, generator)  # also of batches that are left out: the next ones draw after them
+                images = self.augment(images, generator)  # also of skipped batches: the generator advances
             for some, theirs in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
                 if left_out:
                     left_out -= 1
@@ -115,18 +115,18 @@ class InMemoryLoader:
 
 
 def images_of_an_epoch(count: int, batch_size: int, drop_last: bool) -> int:
-    """How many of ``count`` images an epoch shows. Raises ConfigError if none is left by ``drop_last``."""
+    """Return how many of ``count`` images an epoch contains. Raises ConfigError if ``drop_last`` leaves none."""
     if drop_last and count < batch_size:
         raise ConfigError(f"DATASET.DROP_LAST leaves no batch: SOLVER.BATCH_SIZE {batch_size} is more than {count} images")
     return count - count % batch_size if drop_last else count
 
 
 def normalization(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    """ToTensor and Normalize as a multiply and an add, ``(x / 255 - mean) / std = x * scale + shift``, both ``[C, 1, 1]``."""
+    """Scale and shift, ``[C, 1, 1]``, that replace ToTensor and Normalize: ``(x / 255 - mean) / std = x * scale + shift``."""
     mean_, std_ = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
     return 1 / (255 * std_), -mean_ / std_
 
 
 def mix_seeds(first: int, second: int) -> int:
-    """One seed out of two, hashed into 32 bits, since torch's CPU generator ignores all higher ones."""
+    """Hash two seeds into one of 32 bits: torch's CPU generator ignores higher bits."""
     return int(np.random.SeedSequence((first, second)).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""A data set's splits and identity: read or listed, checked, and cut down to a limit."""
+"""Load or list the splits of a data set: checks, identity, limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_splits(
     num_classes: int,
     image_size: int,
 ) -> tuple[dict[str, Split], DataIdentity]:
-    """Splits of a data set in memory, checked and cut down to ``limit``, and its identity."""
+    """Load the splits of an in-memory data set, at most ``limit`` images each, and its identity (before the limit)."""
     if num_classes not in (0, dataset.num_classes):
         raise ConfigError(f"data set '{name}' has {dataset.num_classes} classes, not {num_classes}")
     source = dataset()
@@ -56,7 +56,7 @@ def list_samples(
     num_classes: int,
     test_fraction: float,
 ) -> tuple[dict[str, Samples], int, DataIdentity]:
-    """Samples of a data set of image files, checked and cut down to ``limit``, its number of classes and its identity."""
+    """List the samples of a data set of image files, at most ``limit`` each, its number of classes and its identity."""
     *listed, classes = (dataset().samples if "train" in parts else dataset().test_samples)(root, test_fraction)
     splits = dict(zip(parts, listed, strict=True))
     found, expected = len(classes), num_classes or dataset.num_classes or len(classes)

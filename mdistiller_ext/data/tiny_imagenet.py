@@ -1,7 +1,7 @@
 """Tiny-ImageNet: 100,000 + 10,000 photographs, 64x64, in 200 classes of ImageNet (Stanford CS231n, 2015).
 
-Read from the archive as it unpacks. Its validation images lie in one folder, with their classes in a text file; read as
-a folder of classes, as upstream does, all of them are of one class and the accuracy is near 0.5 %.
+Read as the archive unpacks. Its validation images lie in one folder, with their classes in a text file. Upstream reads it as
+a folder of classes: then all images have one class, and the accuracy is near 0.5 %.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from ..errors import ConfigWarning, CorruptFileError, MissingFileError, from_her
 from ..registry import register_dataset
 from .augment import random_rotate_flip
 from .base import InMemoryDataset, Samples, Split
+from .class_folders import Found, TestFound, images_in
 from .image_files import read_image
-from .layouts import Found, TestFound, images_in
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # of the archive
-SIZE = 248_100_043  # bytes
-FOLDER = "tiny-imagenet-200"  # it unpacks to
+FOLDER = "tiny-imagenet-200"  # in the archive
 
 _EDGE = 64  # pixels, of an image
 _CLASSES = 200
-_CHUNK = 250  # files read by one call
-_READERS = 8  # threads; they hide how long a file on a network takes to open
+_CHUNK = 250  # files read by one task of a thread
+_READERS = 8  # threads, to hide the latency of network file systems
 
 
 @register_dataset("tiny_imagenet")
@@ -42,7 +41,7 @@ class TinyImageNet(InMemoryDataset):
     mean = (0.4802, 0.4481, 0.3975)
     std = (0.2302, 0.2265, 0.2262)
     augment = staticmethod(random_rotate_flip)
-    # Upstream has one teacher, ResNet18, under this file name, and does not say where to get it: there is no hint.
+    # Upstream's only teacher, ResNet18. Its source is not published, hence no hint.
     teachers = "download_ckpts/tiny_imagenet_teachers/{model}_vanilla/ti_res18"
 
     def load(self, root: Path) -> tuple[Split, Split]:
@@ -57,19 +56,19 @@ class TinyImageNet(InMemoryDataset):
 
 
 def tiny_imagenet_samples(root: Path) -> Found:
-    """Training images, validation images, and the WordNet ids of the classes in the order of the labels.
+    """List training images, validation images, and the WordNet ids of the classes in the order of the labels.
 
-    Labels count the sorted ids, as torchvision's ImageFolder does, so that upstream's teachers fit. Training images are in
-    ``train/<id>/images``; validation images in ``val/images`` with ``val/val_annotations.txt``, or in folders by class.
+    Labels are indices of the sorted ids, as in torchvision's ImageFolder and upstream's teachers. Training images are in
+    ``train/<id>/images``; validation images in ``val/images`` with ``val/val_annotations.txt``, or in class folders.
 
-    Raises MissingFileError if there is no Tiny-ImageNet in ``root``, CorruptFileError if a part of it is missing.
+    Raises MissingFileError if ``root`` contains no Tiny-ImageNet, CorruptFileError if a part of it is missing.
     """
     folder, wnids = _folder_and_classes(root)
     return _by_class(folder / "train", wnids), _validation(folder / "val", wnids), wnids
 
 
 def tiny_imagenet_test_samples(root: Path) -> TestFound:
-    """The validation images of `tiny_imagenet_samples` and the classes."""
+    """List the validation images of `tiny_imagenet_samples` and the classes."""
     folder, wnids = _folder_and_classes(root)
     return _validation(folder / "val", wnids), wnids
 
@@ -85,7 +84,7 @@ def _folder_and_classes(root: Path) -> tuple[Path, list[str]]:
     wnids = sorted(set((folder / "wnids.txt").read_text("utf-8", "replace").split()))
     if not 0 < len(wnids) <= _CLASSES:
         raise _damaged(folder / "wnids.txt", f"names {len(wnids)} classes instead of {_CLASSES}")
-    if len(wnids) < _CLASSES:  # somebody's part of it
+    if len(wnids) < _CLASSES:  # a subset
         warnings.warn(f"{folder.absolute()} has {len(wnids)} of {_CLASSES} classes", ConfigWarning, stacklevel=3)
     return folder, wnids
 
@@ -96,7 +95,7 @@ def _validation(folder: Path, wnids: list[str]) -> Samples:
 
 
 def _by_class(folder: Path, wnids: list[str]) -> Samples:
-    """The images in ``folder/<id>/images`` or ``folder/<id>``."""
+    """List the images in ``folder/<id>/images`` or ``folder/<id>``."""
     samples: Samples = []
     for label, wnid in enumerate(wnids):
         place = next((place for place in (folder / wnid / "images", folder / wnid) if place.is_dir()), None)
@@ -108,7 +107,7 @@ def _by_class(folder: Path, wnids: list[str]) -> Samples:
 
 
 def _by_annotation(folder: Path, wnids: list[str]) -> Samples:
-    """The images in ``folder/images``, by class and name like those of `_by_class`."""
+    """List the images in ``folder/images``, sorted by class and name like those of `_by_class`."""
     images = {image.name: image for image in images_in(folder / "images")} if (folder / "images").is_dir() else {}
     annotations = folder / "val_annotations.txt"
     if not annotations.is_file():
@@ -132,10 +131,10 @@ def _damaged(path: Path, what: str) -> CorruptFileError:
 
 
 def _read(samples: Samples, part: str) -> Split:
-    """Images uint8 ``[N, 3, 64, 64]`` and labels of files; a bar shows how far, on a terminal.
+    """Read images, uint8 ``[N, 3, 64, 64]``, and labels, int64 ``[N]``, with a progress bar on a terminal.
 
-    Threads read and this one decodes. Images are so small that threads which decode wait for each other: with two, on two
-    cores, it takes twice as long as with one.
+    Threads read files, and this thread decodes: for images this small, decoding in two threads on two cores takes twice as
+    long as in one.
     """
     images = np.empty((len(samples), 3, _EDGE, _EDGE), np.uint8)
     chunks = [samples[start : start + _CHUNK] for start in range(0, len(samples), _CHUNK)]
@@ -146,7 +145,7 @@ def _read(samples: Samples, part: str) -> Split:
         for index, ((path, _), content) in enumerate(zip(bar, contents, strict=True)):
             images[index] = _decode(content, path).transpose(2, 0, 1)
     finally:
-        pool.shutdown(cancel_futures=True)  # a damaged file or Ctrl-C need not wait for the rest
+        pool.shutdown(cancel_futures=True)  # do not wait for the rest after an error or Ctrl-C
     return torch.from_numpy(images), torch.tensor([label for _, label in samples])
 
 
@@ -155,7 +154,7 @@ def _contents(samples: Samples) -> list[bytes]:
 
 
 def _decode(content: bytes, path: Path) -> NDArray[np.uint8]:
-    """An image, ``[64, 64, 3]``; grey ones have three equal channels."""
+    """Decode an image to RGB, ``[64, 64, 3]``."""
     pixels = np.asarray(read_image(path, content))
     if pixels.shape != (_EDGE, _EDGE, 3):
         height, width = pixels.shape[:2]

@@ -1,6 +1,6 @@
-"""The data sets of GDKD's transfer experiments, under its names: photographs shown at 224x224 to ImageNet's networks.
+"""The data sets of GDKD's transfer experiments, under its names: photographs at 224x224 for ImageNet networks.
 
-Students start from ImageNet's weights, as there.
+Students start from ImageNet weights, as in GDKD.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..registry import register_dataset
+from .archives import CUB200, DTD, FOOD101, Archive
 from .base import ImageFolderDataset, Samples
-from .layouts import CUB200, DTD, FOOD101, Layout
 from .tiny_imagenet import tiny_imagenet_samples, tiny_imagenet_test_samples
 
 
@@ -18,40 +18,40 @@ class _Transfer(ImageFolderDataset):
     students_start = "pretrained"
 
 
-class _Archive(_Transfer):
-    """A data set whose archive brings lists of its files."""
+class _FromArchive(_Transfer):
+    """Base of data sets whose archives contain lists of their files."""
 
-    layout: ClassVar[Layout]
+    archive: ClassVar[Archive]
 
     def samples(self, root: Path, test_fraction: float) -> tuple[Samples, Samples, list[str]]:
-        """Both splits, as the lists have them."""
-        return self.layout.load(root)
+        """Both splits, from the archive's lists."""
+        return self.archive.load(root)
 
 
 @register_dataset("cub2011")
-class CUB2011(_Archive):
+class CUB2011(_FromArchive):
     """CUB-200-2011: 5,994 + 5,794 photographs of 200 kinds of birds (Wah et al., 2011)."""
 
     num_classes = 200
-    layout = CUB200
+    archive = CUB200
     teachers = "download_ckpts/cub2011_teachers/{lower}/student_100.pth"
 
 
 @register_dataset("food101")
-class Food101(_Archive):
+class Food101(_FromArchive):
     """Food-101: 75,750 + 25,250 photographs of 101 dishes; the labels of the training half are noisy (Bossard et al., 2014)."""
 
     num_classes = 101
-    layout = FOOD101
+    archive = FOOD101
     teachers = "download_ckpts/food101_teachers/{lower}/student_100.pth"
 
 
 @register_dataset("dtd")
-class DescribableTextures(_Archive):
+class DescribableTextures(_FromArchive):
     """DTD, partition 1: 1,880 + 1,880 photographs of 47 textures (Cimpoi et al., 2014)."""
 
     num_classes = 47
-    layout = DTD
+    archive = DTD
     teachers = "download_ckpts/dtd_teachers/{lower}/student_100.pth"
 
 

@@ -1,7 +1,7 @@
-"""Batches from image files, read and augmented one by one in worker processes.
+"""Load batches of image files: decoded and transformed one by one in dataloader workers.
 
-The counterpart of ``loader.py`` for images that do not fit in memory, with the same promises. Bytes travel from the workers
-to the device, and pixels become floats there. This room knows nothing of data sets.
+The counterpart of ``loader.py`` for data sets that do not fit in memory, with the same interface and guarantees. Images
+are transferred to the device as uint8 and normalized there.
 """
 
 from __future__ import annotations
@@ -19,23 +19,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ..errors import ConfigError, Note, TrainingError, UserError
+from ..errors import ConfigError, DataWorkerError, Note, UserError
 from .base import Samples
 from .identity import DataIdentity
 from .image_files import read_image
 from .image_transforms import Transform
 from .loader import images_of_an_epoch, mix_seeds, normalization
-from .workers import WorkerDiedError, Workers
+from .worker_pool import REMEDY, WorkerPool
 
 OnError = Literal["stop", "skip"]
-"""What an image that cannot be read does to a pass"""
+"""What to do with an image that cannot be read"""
 
-_DEATHS = 3  # of workers without a batch in between: one may be bad luck, but what kills three kills the next one too
-_IN_A_ROW = 100  # unreadable images: no accident to single files, but a lost drive or the wrong folder
-_REMEDY = (
-    "Most likely memory, or shared memory (/dev/shm; docker run --shm-size), is too small: get more of it, smaller batches, or "
-    "fewer workers (DATASET.NUM_WORKERS; 0 reads in the training process)"
-)
+_IN_A_ROW = 100  # unreadable images until the drive or the folder is at fault rather than single files
 
 
 def check_on_error(name: str) -> None:
@@ -47,27 +42,28 @@ def check_on_error(name: str) -> None:
 class WorkerLoader:
     """Yields ``(images float32 [B, 3, S, S], labels int64 [B])`` on ``device``.
 
-    What an epoch yields (order and augmentation) is a pure function of ``(seed, epoch)``, whatever the number of workers,
-    the order in which they finish, the batch size and the device: every image is transformed with torch's generator seeded
-    for it alone, and no global generator is left changed. Without ``set_epoch`` every pass repeats epoch 0.
-
-    For the same reason nothing is lost when a worker dies: new ones go on from the batch that is missing, and a Note says so.
+    Order and augmentation of an epoch are a pure function of ``(seed, epoch)``, independent of the number of workers, the
+    order in which they finish, the batch size and the device: torch's generator is seeded for every image, and global
+    generators stay unchanged. Without ``set_epoch`` every pass repeats epoch 0. After a worker has died, a new pass with
+    ``set_epoch(epoch, first_batch)`` therefore continues exactly.
 
     Args:
         samples: image files and labels.
-        transform: PIL image (RGB) -> uint8 ``[3, image_size, image_size]``; what it draws, it draws from torch.
-        mean, std: per channel, on the scale where 255 is 1.
-        batch_size: of a whole batch, of all processes that train.
-        drop_last: leave out a last batch that is smaller than the others.
-        rank, world_size, identity: as in InMemoryLoader.
-        num_workers: processes that read images, started by the first pass and kept until `close`; 0 reads them in this one.
-        on_error: what an image does that cannot be read. ``stop`` raises. ``skip`` names it in a Note, once; with ``shuffle``
-            the next readable one of ``samples`` takes its place, as it is in this epoch, so that batches keep their size; in
-            order it is left out, so that an accuracy is that of the images there are.
+        transform: PIL image (RGB) -> uint8 ``[3, image_size, image_size]``, with torch's generator as its only source of
+            random numbers.
+        mean, std: per channel, for images scaled to 0..1.
+        batch_size: global batch size, over all ranks.
+        drop_last: drop the last batch of an epoch if it is smaller than ``batch_size``.
+        rank, world_size, identity: see InMemoryLoader.
+        num_workers: dataloader workers, started by the first pass and kept until `close`; 0 reads in this process.
+        on_error: what to do with an image that cannot be read. ``stop`` raises. ``skip`` warns with a Note, once per image;
+            with ``shuffle`` the next readable one of ``samples`` replaces it, transformed as in its own place in this epoch,
+            so that batches keep their size; without ``shuffle`` it is left out, so that an accuracy is that of the
+            readable images.
 
-    Raises ConfigError if ``batch_size`` is not positive, ``num_workers`` is negative or ``on_error`` is another word. A pass
-    raises CorruptFileError or MissingFileError for an image that cannot be read, to skip only where 100 in a row cannot, and
-    TrainingError if workers die again and again.
+    Raises ConfigError if ``batch_size`` is not positive, ``num_workers`` is negative or ``on_error`` is unknown. A pass
+    raises CorruptFileError or MissingFileError for an image that cannot be read (with ``skip`` only if 100 in a row cannot),
+    and DataWorkerError if a worker has died or hangs.
     """
 
     def __init__(
@@ -101,10 +97,10 @@ class WorkerLoader:
         self.device = torch.device(device)
         self.image_shape = (3, image_size, image_size)
         self.labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-        self.num_images = images_of_an_epoch(len(samples), batch_size, drop_last)  # of all processes
+        self.num_images = images_of_an_epoch(len(samples), batch_size, drop_last)  # over all ranks
         self._keys = _EpochKeys(len(samples), self.num_images, batch_size, shuffle, seed, slice(rank, None, world_size))
         self._pinned = self.device.type == "cuda"
-        self._batches = Workers(
+        self._pool = WorkerPool(
             _Batches(
                 [path for path, _ in samples],
                 self.labels,
@@ -116,58 +112,46 @@ class WorkerLoader:
             num_workers,
             pin_memory=self._pinned,
         )
-        self._named: set[int] = set()
+        self._warned: set[int] = set()
         self._scale, self._shift = normalization(mean, std, self.device)
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Choose the epoch that the next pass yields, and how many of its batches it leaves out at the beginning."""
+        """Set the epoch of the next pass, and the first of its batches to yield."""
         self._keys = dataclasses.replace(self._keys, epoch=epoch, first_batch=first_batch)
 
     def close(self) -> None:
-        """End the worker processes now; a pass that is under way cannot go on, and a new one starts others."""
-        self._batches.end()
+        """End the dataloader workers. The pass in progress cannot continue; a new one starts other workers."""
+        self._pool.close()
 
     def __len__(self) -> int:
-        """Number of batches of an epoch; the last one may be smaller unless it is dropped (mdistiller drops none)."""
+        """Number of batches of an epoch, including a smaller last one unless ``drop_last``."""
         return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        missing, deaths = self._keys, 0
-        while True:
-            try:
-                for batch in self._batches.run(missing):
-                    missing, deaths = dataclasses.replace(missing, first_batch=missing.first_batch + 1), 0
-                    if isinstance(batch, UserError):
-                        raise batch
-                    *tensors, unreadable = batch
-                    self._name(unreadable)
-                    images, labels = (part.to(self.device, non_blocking=self._pinned) for part in tensors)
-                    yield images.float().mul_(self._scale).add_(self._shift), labels
-                return
-            except WorkerDiedError as death:
-                deaths += 1
-                if deaths == _DEATHS:
-                    raise TrainingError(
-                        f"data workers died {deaths} times in a row, before {missing}; the last was {death}. {_REMEDY}"
-                    ) from death
-                warnings.warn(f"a data worker died ({death}); started anew at {missing}", Note, stacklevel=2)
+        for batch in self._pool.run(self._keys):
+            if isinstance(batch, UserError):
+                raise batch
+            *tensors, unreadable = batch
+            self._warn_once(unreadable)
+            images, labels = (part.to(self.device, non_blocking=self._pinned) for part in tensors)
+            yield images.float().mul_(self._scale).add_(self._shift), labels
 
-    def _name(self, unreadable: dict[int, str]) -> None:
-        """Say which images were skipped, of each only once."""
-        for index in sorted(unreadable.keys() - self._named):
+    def _warn_once(self, unreadable: dict[int, str]) -> None:
+        """Warn about skipped images, once per image."""
+        for index in sorted(unreadable.keys() - self._warned):
             warnings.warn(f"skipped: {unreadable[index]}", Note, stacklevel=3)
-        self._named |= unreadable.keys()
+        self._warned |= unreadable.keys()
 
 
 @dataclasses.dataclass(frozen=True)
 class _EpochKeys:
-    """The batches of an epoch: for each the indices of its images and the epoch's seed.
+    """The keys of an epoch's batches: for each batch the indices of its images and the seed of the epoch.
 
-    They are drawn in the main process when a pass begins and sent to the workers, which therefore never hear of an epoch.
+    Drawn in the main process at the start of a pass and sent to the workers, which therefore need no epoch number.
     """
 
     count: int
-    shown: int  # of those in one epoch
+    shown: int  # images of an epoch; fewer than ``count`` with ``drop_last``
     batch_size: int
     shuffle: bool
     seed: int
@@ -183,22 +167,15 @@ class _EpochKeys:
         for indices in order[: self.shown].split(self.batch_size)[self.first_batch :]:
             yield indices[self.rows].tolist(), epoch_seed
 
-    def __len__(self) -> int:
-        return max(-(-self.shown // self.batch_size) - self.first_batch, 0)
-
-    def __str__(self) -> str:
-        """Where it begins, counted from 1; only in a shuffled one the epoch makes a difference."""
-        return f"batch {self.first_batch + 1}" + (f" of epoch {self.epoch}" if self.shuffle else "")
-
 
 _Batch = tuple[Tensor, Tensor, dict[int, str]]
 
 
 class _Batches(Dataset[_Batch | UserError]):
-    """What runs in a worker: ``(indices, seed of the epoch)`` -> images uint8 ``[B, 3, S, S]``, labels int64 ``[B]`` and,
-    by their indices, what is wrong with images that were skipped.
+    """Map-style dataset of whole batches, evaluated in a worker.
 
-    A mistake of the user's comes back as a value: raised in a worker, it would arrive wrapped in that process's traceback.
+    ``(indices, seed of the epoch)`` -> images uint8 ``[B, 3, S, S]``, labels int64 ``[B]``, messages on skipped images by
+    index. A UserError is returned: raised in a worker, it would arrive wrapped in that process's traceback.
     """
 
     def __init__(
@@ -211,8 +188,8 @@ class _Batches(Dataset[_Batch | UserError]):
         skip: bool,
         replace: bool,
     ) -> None:
-        # Two flat arrays: from a list of a million paths every worker would end up with a copy of its own, because counting
-        # references writes to the pages that a forked process shares.
+        # A flat array: a list of a million paths would be copied into every worker, because reference counting writes to
+        # the memory pages that forked processes share.
         self.paths = np.array([os.fsencode(path) for path in paths])
         self.labels = labels
         self.transform = transform
@@ -236,7 +213,7 @@ class _Batches(Dataset[_Batch | UserError]):
             return error
 
     def _read(self, index: int, unreadable: dict[int, str]) -> tuple[int, Image.Image]:
-        """The image, or to skip the next one that can be read, with its index; those before it go into ``unreadable``."""
+        """Return an image and its index: with ``skip`` the next readable one. Messages on the others go into ``unreadable``."""
         errors: list[UserError] = []
         for following in range(min(_IN_A_ROW, len(self.paths)) if self.skip else 1):
             readable = (index + following) % len(self.paths)
@@ -251,19 +228,20 @@ class _Batches(Dataset[_Batch | UserError]):
 
     def _transformed(self, image: Image.Image, seed: int) -> Tensor:
         with torch.random.fork_rng(devices=()):
-            # Not torch.manual_seed, which seeds the accelerators too: without workers they are the training's.
+            # Not torch.manual_seed, which would also seed the accelerators of the training process when there are no workers.
             torch.default_generator.manual_seed(seed)
             return self.transform(image)
 
 
 def _shared(tensor: Tensor) -> Tensor:
-    """In memory that the training process can read. Where there is no more of it, torch, which would do this on the way
-    there, drops the batch, and both processes wait for ever. Raises TrainingError.
+    """Move a tensor of a worker to shared memory. Raises DataWorkerError if there is too little of it.
+
+    DataLoader does the same in a background thread of the worker, where an error loses the batch and nobody is told.
     """
-    if get_worker_info() is None or not tensor.numel():  # nothing cannot be shared
+    if get_worker_info() is None or not tensor.numel():  # an empty tensor cannot be shared
         return tensor
     try:
         return tensor.share_memory_()
     except RuntimeError as error:
         size = tensor.nbytes / 2**20
-        raise TrainingError(f"a data worker cannot hand over a batch of {size:.1f} MiB: {error}. {_REMEDY}") from error
+        raise DataWorkerError(f"a dataloader worker cannot hand over a batch of {size:.1f} MiB: {error}. {REMEDY}") from error

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..distillers.base import ROLES, Distiller, Progress
 from ..distributed import AsyncAnyReduce, barrier, broadcast_, world_size
-from ..errors import ConfigError, Stopped, TrainingError
+from ..errors import ConfigError, DataWorkerError, Stopped, TrainingError
 from ..evaluate import evaluate
 from ..meters import Averages
 from ..registry import register_trainer
@@ -236,6 +236,10 @@ class BaseTrainer:
                 where = f"in epoch {state.epoch + 1}, step {state.step} of {len(self.train_loader)}"
             resume = ", and saved: --resume goes on there" if self.recorder.saves else ""
             raise Stopped(f"stopped {where}{resume}") from None
+        except DataWorkerError:
+            if world_size() == 1:  # saving takes all ranks, and the others are still training
+                self.recorder.save_latest(state.state_dict())
+            raise
         self.recorder.finish(state.history, summary)
         return summary
 
@@ -280,6 +284,9 @@ class BaseTrainer:
                 except NonFiniteError:  # again from the last finite state, checking each batch, until the one is found
                     suspected = state.step
                     state.restore(good)
+                except DataWorkerError:
+                    state.restore(good)  # the steps since then are not known to be finite
+                    raise
         means = state.averages.read()
         components = {name: value for name, value in means.items() if "/" in name}
         return {
