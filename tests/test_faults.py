@@ -46,6 +46,7 @@ from mdistiller_ext.registry import DISTILLERS
 from mdistiller_ext.run import logger, run_folder
 from mdistiller_ext.trainers import BaseTrainer, averaging, base
 from mdistiller_ext.trainers import step as training_step
+from mdistiller_ext.trainers.epoch import EpochLoop
 from mdistiller_ext.trainers.shutdown import shutdown_request
 
 Figures = collections.Counter[str]
@@ -809,17 +810,17 @@ def spoil(monkeypatch: pytest.MonkeyPatch, bad: set[tuple[int, int]], how: str =
 
 def jump_over(monkeypatch: pytest.MonkeyPatch, bad: set[tuple[int, int]]) -> None:
     """A trainer that does not even look at these batches."""
-    train = BaseTrainer._train_batch
+    train = EpochLoop._train_batch
 
-    def train_batch(self: BaseTrainer, *step_and_batch: Any) -> None:
+    def train_batch(self: EpochLoop, *step_and_batch: Any) -> None:
         if (self.state.epoch + 1, self.state.step + 1) not in bad:
             train(self, *step_and_batch)
             return
         self.state.step += 1
-        if self.scheduler_steps_each_batch:
-            self.scheduler.step()
+        if self.step_scheduler:
+            self.state.scheduler.step()
 
-    monkeypatch.setattr(BaseTrainer, "_train_batch", train_batch)
+    monkeypatch.setattr(EpochLoop, "_train_batch", train_batch)
 
 
 SKIP = ["SOLVER.ON_NAN", "skip"]

@@ -11,12 +11,11 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..distillers.base import ROLES, Distiller, Progress
 from ..distributed import AsyncAnyReduce, barrier, broadcast_, world_size
@@ -27,21 +26,16 @@ from ..registry import register_trainer
 from ..settings import Plumbing, Setting
 from .averaging import averaged_student, update_average
 from .cuda_graph import CapturedStep
+from .epoch import EpochLoop, StopAgreed
 from .loaders import Closing, Loader
-from .nonfinite import CheckedStep, NonFiniteError, OnNonFinite, advice, is_finite
+from .nonfinite import CheckedStep, OnNonFinite, advice
 from .optimizer import create_optimizer
 from .recorder import Recorder
 from .schedule import create_scheduler
 from .shutdown import ShutdownRequest, shutdown_request
 from .state import Row, TrainState
-from .step import Batch, PlainStep, batch_sizes, is_trained_on, padded, update
+from .step import PlainStep, Step, batch_sizes, is_trained_on, update
 from .streams import Stream, check_roles, merge_streams
-
-_NONFINITE_CHECK_INTERVAL = 2.0  # seconds; a check synchronises the device
-
-
-class _StopAgreed(Exception):
-    """All ranks know that one of them was asked to stop."""
 
 
 @register_trainer("base")
@@ -106,15 +100,12 @@ class BaseTrainer:
             raise ConfigError(f"SOLVER.EPOCHS must be at least 1, not {epochs}")
         if checkpoint_steps < 0:
             raise ConfigError(f"SOLVER.CHECKPOINT_STEPS must be 0 (each epoch alone) or more, not {checkpoint_steps}")
-        if on_nan not in ("stop", "skip"):
-            raise ConfigError(f"SOLVER.ON_NAN must be stop or skip, not '{on_nan}'")
         if amp not in ("none", "bf16"):
             raise ConfigError(f"SOLVER.AMP must be none or bf16, not '{amp}'")
         self.distiller = distiller
         self.train_loader = train_loader
         self.test_loader = test_loader
         self.epochs = epochs
-        self.checkpoint_steps = checkpoint_steps
         self.on_nan: OnNonFinite = on_nan
         self.save_checkpoint_freq = save_checkpoint_freq
 
@@ -150,6 +141,14 @@ class BaseTrainer:
         self.progress = Progress(1, epochs, self.device)
         averages = Averages([*components, "train_top1"], self.device)
         self.state = TrainState(distiller, self.optimizer, self.scheduler, averages, lr)
+        self.epoch_loop = EpochLoop(
+            train_loader,
+            self.state,
+            self.progress,
+            epochs=epochs,
+            checkpoint_steps=checkpoint_steps,
+            step_scheduler=self.scheduler_steps_each_batch,
+        )
         self.plain_step = PlainStep(lambda images, labels: self.train_step(images, labels), averages)
         self.captures = cuda_graph and self.device.type == "cuda" and world_size() == 1
         self.record_to(Recorder())
@@ -183,7 +182,7 @@ class BaseTrainer:
         """Send checkpoints and records to ``recorder`` from now on."""
         self.recorder = recorder
         self.checked_step = CheckedStep(self.plain_step, self.state, recorder, self.on_nan)
-        self.fast_step: Callable[[Batch], None] = self.plain_step
+        self.fast_step: Step = self.plain_step
         if self.captures:
             self.fast_step = CapturedStep(self.plain_step, self.state, self.train_loader.batch_size, recorder.note)
 
@@ -229,7 +228,7 @@ class BaseTrainer:
             while state.epoch < self.epochs:
                 self.run_epoch()
             summary = self._summary(teacher_top1)
-        except _StopAgreed:
+        except StopAgreed:
             self.recorder.save_latest(state.state_dict())
             where = f"after epoch {state.epoch}" if state.epoch else "before the first step"
             if state.step:
@@ -247,7 +246,7 @@ class BaseTrainer:
         """Train for one epoch, or the rest of it, then test, record and save. Raises what :meth:`train` does."""
         state, epoch = self.state, self.state.epoch + 1
         started, first = time.perf_counter(), state.step
-        row = self._train_epoch(epoch)
+        row = self.epoch_loop.run(self.fast_step, self.checked_step, self.recorder, self._poll)
         broadcast_(state.buffers())  # those of rank 0, as DDP does; nothing reads them in between
         test = self._evaluate(self.distiller.student)
         row |= {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]}
@@ -267,80 +266,6 @@ class BaseTrainer:
         images = max(self.train_loader.num_images - first * self.train_loader.batch_size, 0)
         self.recorder.epoch(state.history, self.epochs, images / (time.perf_counter() - started))
 
-    def _train_epoch(self, epoch: int) -> Row:
-        """Train for one epoch, or the rest of it; returns its row of ``metrics.csv`` as far as training goes."""
-        state = self.state
-        self.progress.set_epoch(epoch)
-        self.distiller.train()
-        if state.step == 0:
-            state.epoch_lr = float(self.optimizer.param_groups[0]["lr"])
-            state.averages.reset()
-        good, suspected = state.snapshot(), 0
-        with self._progress_bar(epoch) as bar:
-            while state.step < len(self.train_loader):
-                try:
-                    for _ in self._steps(epoch, suspected, bar):
-                        good = state.snapshot()
-                except NonFiniteError:  # again from the last finite state, checking each batch, until the one is found
-                    suspected = state.step
-                    state.restore(good)
-                except DataWorkerError:
-                    state.restore(good)  # the steps since then are not known to be finite
-                    raise
-        means = state.averages.read()
-        components = {name: value for name, value in means.items() if "/" in name}
-        return {
-            "epoch": epoch,
-            "lr": state.epoch_lr,
-            "train_top1": means["train_top1"],
-            "train_loss": sum(components.values()),
-            **components,
-        }
-
-    def _steps(self, epoch: int, suspected: int, bar: Any) -> Iterator[None]:
-        """Train on the rest of an epoch; yields now and then, when everything so far is known to be finite.
-
-        Args:
-            suspected: check each batch until this step.
-        """
-        state = self.state
-        self.train_loader.set_epoch(epoch, state.step)
-        first, started = state.step, time.perf_counter()
-        last_check = started
-        for images, labels in self.train_loader:
-            self._train_batch(self.checked_step if state.step < suspected else self.fast_step, images, labels)
-            last = state.step == len(self.train_loader)
-            save = self.checkpoint_steps > 0 and state.step % self.checkpoint_steps == 0 and not last
-            # One rank's clock decides for all.
-            time_to_check = time.perf_counter() - last_check > _NONFINITE_CHECK_INTERVAL
-            stop, check = self._any_rank(self.shutdown.made, time_to_check)
-            if not (stop or check or save or last or state.step == suspected):
-                continue
-            means, last_check = state.averages.read(), time.perf_counter()
-            if not is_finite(state.averages.sums, self.distiller):
-                raise NonFiniteError
-            if state.step > suspected:  # past the batches that were checked one by one
-                self.checked_step.skipped_in_a_row = 0
-            yield
-            parts = {name: f"{value:.3f}" for name, value in means.items() if "/" in name}
-            speed = (state.step - first) * self.train_loader.batch_size / (last_check - started)
-            bar.set_postfix(parts | {"top1": f"{means['train_top1']:.1f}", "img/s": f"{speed:.0f}"}, refresh=False)
-            bar.update(state.step - bar.n)
-            if save:
-                self.recorder.save_latest(state.state_dict())
-            if stop:
-                raise _StopAgreed
-
-    def _train_batch(self, step: Callable[[Batch], None], images: Tensor, labels: Tensor) -> None:
-        """Take one step with this rank's part of a batch."""
-        sizes = batch_sizes(self.train_loader, self.state.step)
-        self.distiller.batch_sizes = sizes if world_size() > 1 else None
-        if is_trained_on(self.distiller, sizes):
-            step(padded(Batch(images, labels, sizes)))
-        self.state.step += 1
-        if self.scheduler_steps_each_batch:
-            self.scheduler.step()
-
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
         return evaluate(model, self._until_stopped(self.test_loader))
 
@@ -348,13 +273,12 @@ class BaseTrainer:
         """Batches of a pass that changes nothing, until a rank is asked to stop."""
         for batch in batches:
             yield batch
-            if self._any_rank(self.shutdown.made, False)[0]:
-                raise _StopAgreed
+            if self._poll(False)[0]:
+                raise StopAgreed
 
-    def _progress_bar(self, epoch: int) -> Any:
-        # disable=None: off where the output is no terminal
-        disable = None if self.recorder.shows_progress else True
-        return tqdm(total=len(self.train_loader), desc=f"epoch {epoch}/{self.epochs}", leave=False, disable=disable)
+    def _poll(self, flag: bool) -> list[bool]:
+        """Whether any rank was asked to stop, and whether any rank's flag was set, as of the call before."""
+        return self._any_rank(self.shutdown.made, flag)
 
     def _summary(self, teacher_top1: float | None) -> dict[str, Any]:
         """Summary of a completed run; the average of the last students, where there is one, is evaluated and saved."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..distillers.base import Distiller
 from ..distributed import all_gather_object, all_gather_rows, any_reduce
-from ..errors import TrainingError
+from ..errors import ConfigError, TrainingError
 from .recorder import Recorder
 from .state import TrainState
 from .step import Batch, PlainStep
@@ -50,10 +50,13 @@ class CheckedStep:
         recorder: keeps the checkpoint and the batch, and shows what happened.
         on_nan: see OnNonFinite.
 
-    Raises TrainingError for a batch that is not finite, with ``skip`` only at the tenth in a row.
+    Raises ConfigError for another ``on_nan``; when called TrainingError for a batch that is not finite, with ``skip`` only at
+    the tenth in a row.
     """
 
     def __init__(self, plain: PlainStep, state: TrainState, recorder: Recorder, on_nan: OnNonFinite) -> None:
+        if on_nan not in get_args(OnNonFinite):
+            raise ConfigError(f"SOLVER.ON_NAN must be {' or '.join(get_args(OnNonFinite))}, not '{on_nan}'")
         self.plain = plain
         self.state = state
         self.recorder = recorder

@@ -44,6 +44,10 @@ class Batch(NamedTuple):
         return self.sizes[rank()]
 
 
+Step = Callable[[Batch], None]
+"""Train on a batch, and add its losses and hits to the running averages."""
+
+
 def batch_sizes(loader: Loader, step: int) -> list[int]:
     """Number of images of an epoch's batch ``step``, from 0, on each rank."""
     return local_batch_sizes(min(loader.batch_size, loader.num_images - step * loader.batch_size))
