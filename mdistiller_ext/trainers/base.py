@@ -129,7 +129,7 @@ class BaseTrainer:
             lr_scheduler,
             lr=lr,
             epochs=epochs,
-            steps=len(train_loader),
+            steps=len(train_loader) if self.scheduler_steps_each_batch else 0,
             stages=lr_decay_stages,
             rate=lr_decay_rate,
             min_lr=min_lr,
