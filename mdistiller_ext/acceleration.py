@@ -45,6 +45,8 @@ def choose_device(name: str) -> torch.device:
             raise ConfigError(f"SOLVER.DEVICE {name} cannot be used: {reason}") from error
         if several and device.type != "cpu":
             raise ConfigError(f"SOLVER.DEVICE {name} is one device; with torchrun it must be cuda (one each) or cpu")
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # random generators and graph captures use the current device
         return device
     if torch.cuda.is_available():
         return torch.device("cuda")

@@ -81,8 +81,8 @@ def _of_this_start(store: dist.Store, own_rank: int, size: int) -> dist.Store:
     """Part of torchrun's store under a prefix that only the processes of this start know.
 
     The store outlives a restart, and with it the addresses of processes that have ended, which new ones would take for those
-    of their peers (pytorch#135712). The count of restarts cannot tell them apart: it differs between machines. So rank 0
-    answers each other rank, which has sent it a random word.
+    of their peers (pytorch#135712). The count of restarts cannot tell them apart: it differs between machines. So each
+    rank posts a random word, and rank 0 replies with it and the prefix of this start: stale keys are ignored.
     """
     word, until = uuid.uuid4().hex, time.monotonic() + _TIMEOUT.total_seconds()
     waiting_for = set(range(1, size)) if own_rank == 0 else {0}
@@ -142,7 +142,7 @@ class _AllGatherRows(torch.autograd.Function):
         own, start = ctx.sizes[rank()], sum(ctx.sizes[: rank()])
         gradient = gradients[0].new_zeros(ctx.given, *gradients[0].shape[1:])
         if own:
-            # Gradients are weighted by a rank's share of the batch when they are summed; these are not local_batch_sizes yet.
+            # Cancel the weighting by this rank's share of the batch, which follows when gradients are summed.
             gradient[:own] = gradients[0][start : start + own] * (sum(ctx.sizes) / own)
         return gradient, None
 

@@ -155,6 +155,14 @@ class ComponentSGD(Optimizer):
                 torch._foreach_mul_(into, coefficient)
                 torch._foreach_add_(into, gradients)
 
+    def discard(self) -> None:
+        """Drop the gradients, and the streams absorbed since the last step, of a step that was given up.
+
+        The buffers stay as they are: restore them beforehand.
+        """
+        self._reached = {}
+        self.zero_grad(set_to_none=True)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update the parameters, ``w <- w - lr * sum of the buffers`` of the streams absorbed since the last step.

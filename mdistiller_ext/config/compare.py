@@ -25,6 +25,14 @@ def changes_refused_on_resume(before: str, config: CfgNode) -> list[str]:
     return _changes(before, config, except_for=having(may_change=True))
 
 
+def changes_between_ranks(before: str, config: CfgNode) -> list[str]:
+    """Return how ``config`` differs from another rank's dumped configuration in settings that all ranks must share.
+
+    Those are all that decide which collective operations a rank calls; paths and dataloader workers may differ.
+    """
+    return _changes(before, config, except_for=lambda key: having(may_change=True)(key) and not key.startswith("SOLVER."))
+
+
 def recipe_changes(recipe: CfgNode, config: CfgNode) -> list[str]:
     """Return how ``config`` differs from ``recipe`` in settings that are part of a recipe."""
     return _changes(recipe.dump(), config, except_for=having(recipe=False))

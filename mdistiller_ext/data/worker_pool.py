@@ -108,7 +108,7 @@ class WorkerPool(Generic[T]):
                     raise
 
     def _watch(self, action: Callable[[], R]) -> R:
-        """Call ``action``. Raises DataWorkerError for an exception that workers are the reason of."""
+        """Call ``action``. Raises DataWorkerError for an exception caused by a dead or hung worker."""
         try:
             return action()
         except Exception as error:
@@ -162,10 +162,12 @@ def _sigchld_handler_kept() -> Iterator[None]:
     """Put the handler of SIGCHLD back at the end of the block; no-op outside of the main thread, where none can be set."""
     number = getattr(signal, "SIGCHLD", None)  # None on Windows
     before = signal.getsignal(number) if number is not None else None
-    yield
-    if number is not None and before is not None:
-        with contextlib.suppress(ValueError):
-            signal.signal(number, before)
+    try:
+        yield
+    finally:
+        if number is not None and before is not None:
+            with contextlib.suppress(ValueError):
+                signal.signal(number, before)
 
 
 def _ignore_interrupts(_: int) -> None:

@@ -136,7 +136,7 @@ class Run(Recorder):
     def close(self) -> None:
         """Draw the curves, end W&B's run and unlock the folder. May be called again."""
         logger, self._logger = self._logger, None
-        with self._resources, contextlib.suppress(TrainingError):  # of a full disk the error under way tells
+        with self._resources, contextlib.suppress(TrainingError):  # the error that ended the run is propagating
             if logger is not None:
                 logger.close(self._history)
 

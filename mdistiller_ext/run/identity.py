@@ -10,7 +10,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from ..config import changes_refused_on_resume
+from ..config import changes_between_ranks
 from ..data import DataIdentity
 from ..errors import ConfigError
 
@@ -48,7 +48,7 @@ class RunIdentity:
 
     def differences(self, other: RunIdentity) -> list[str]:
         """How this run differs from that of another rank, which must do the same job."""
-        found = changes_refused_on_resume(self.config.dump(), other.config)
+        found = changes_between_ranks(self.config.dump(), other.config)
         if self.teacher_hash != other.teacher_hash:
             found.append("another checkpoint of the teacher")
         if self.plugins != other.plugins:

@@ -116,7 +116,7 @@ class RunLogger:
 
 
 def _start_wandb(project: str, name: str, folder: Path, settings: dict[str, Any] | None) -> Any:
-    """The wandb module with a run started, or None with a warning: a run is worth more than its chart."""
+    """The wandb module with a run started, or None with a note: a failure of W&B does not stop training."""
     try:
         import wandb
 

@@ -1,4 +1,4 @@
-"""Trainers: ``base.py`` holds the only loop; each other file is a table of streams."""
+"""Trainers: ``base.py`` is the trainer, ``epoch.py`` its loop over batches; ``dot.py`` and ``deepkd.py`` define streams."""
 
 from ..registry import register_trainer
 from .base import BaseTrainer, Stream

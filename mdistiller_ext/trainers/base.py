@@ -1,7 +1,7 @@
-"""BaseTrainer: the epoch loop of every trainer and every method.
+"""BaseTrainer: settings, epochs and summary of every trainer and every method.
 
-A trainer answers two questions in :meth:`BaseTrainer.streams`: which roles of loss components form a stream of gradients, and
-with what momentum. The step, the state, the policy for losses that are not finite and the records are modules of their own.
+A trainer defines :meth:`BaseTrainer.streams`: which roles of loss components share a momentum buffer, and its coefficient. The
+epoch, the step, the state, the policy for losses that are not finite and the records are modules of their own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class BaseTrainer:
         lr_decay_stages: ``step`` multiplies the rate by ``lr_decay_rate`` *after* each of these epochs.
         min_lr: final rate of ``cosine``.
         warmup_epochs: ``step`` and ``cosine`` rise linearly from ``warmup_factor * lr`` until this epoch; 0 is no warm-up.
-        warmup_factor: see there.
+        warmup_factor: fraction of ``lr`` at the start of the warm-up.
         momentum: base momentum.
         weight_decay: L2 coefficient on all parameters, batch norm and biases included, as upstream, but for ``no_decay``.
         no_decay: kinds of parameters without weight decay: ``norm`` (weights and biases of normalisation layers), ``bias``.
@@ -59,7 +59,7 @@ class BaseTrainer:
         amp: ``bf16`` runs the student's forward pass under autocast; losses, gradients and weights stay float32.
         cuda_graph: on a CUDA device and a single rank, capture the step as a CUDA graph.
         checkpoint_steps: save ``latest`` every so many steps too; 0 saves it at the end of an epoch.
-        on_nan: what a batch does whose loss or gradient is not finite: ``stop`` the run, or be left out (``skip``).
+        on_nan: ``stop`` the run at a loss or gradient that is not finite, or ``skip`` the batch.
         save_checkpoint_freq: keep ``epoch_<e>`` and ``student_<e>`` every so many epochs; 0 keeps none.
         merge: train streams of equal momentum as one: fewer backward passes, and the same result for parameters that all
             streams reach, or only one.
@@ -155,7 +155,7 @@ class BaseTrainer:
         self.shutdown = ShutdownRequest()
         self._any_rank = AsyncAnyReduce()
 
-    # ---- what a trainer decides -----------------------------------------------------------------------------------
+    # ---- overridden by trainers -----------------------------------------------------------------------------------
 
     @staticmethod
     def streams(momentum: float) -> list[Stream]:
@@ -166,7 +166,7 @@ class BaseTrainer:
     def partial_momentum(cls, momentum: float, **stream_options: Any) -> float:
         """Momentum of a parameter that not every stream reaches: the mean over the streams, as in the DOT and DeepKD releases.
 
-        Over the streams as declared: a parameter that a single one of them reaches moves the same whether they are merged.
+        Over the streams before merging, so that merging does not change the update of such a parameter.
         """
         streams = cls.streams(momentum, **stream_options)
         return sum(stream.momentum for stream in streams) / len(streams)
@@ -194,7 +194,7 @@ class BaseTrainer:
         return update(self.distiller, self.optimizer, self.active_streams, self.progress, images, labels)
 
     def train(self) -> dict[str, Any]:
-        """Train from where the run is to its end; returns the summary of the run.
+        """Train from the current state to the last epoch; returns the summary of the run.
 
         On SIGTERM, SIGINT or SIGHUP the step in progress is ended, all is saved, and Stopped is raised. Raises TrainingError
         when the loss is not finite, or a checkpoint cannot be written.
@@ -228,17 +228,17 @@ class BaseTrainer:
             while state.epoch < self.epochs:
                 self.run_epoch()
             summary = self._summary(teacher_top1)
-        except StopAgreed:
+        except (StopAgreed, DataWorkerError) as error:
+            if isinstance(error, DataWorkerError) and world_size() > 1:
+                raise  # saving takes all ranks, and the others are still training
             self.recorder.save_latest(state.state_dict())
+            if isinstance(error, DataWorkerError) and not self.shutdown.made:  # the signal may have gone to the workers too
+                raise
             where = f"after epoch {state.epoch}" if state.epoch else "before the first step"
             if state.step:
                 where = f"in epoch {state.epoch + 1}, step {state.step} of {len(self.train_loader)}"
             resume = ", and saved: --resume goes on there" if self.recorder.saves else ""
             raise Stopped(f"stopped {where}{resume}") from None
-        except DataWorkerError:
-            if world_size() == 1:  # saving takes all ranks, and the others are still training
-                self.recorder.save_latest(state.state_dict())
-            raise
         self.recorder.finish(state.history, summary)
         return summary
 

@@ -25,7 +25,7 @@ Poll = Callable[[bool], list[bool]]
 
 
 class StopAgreed(Exception):
-    """All ranks know that one of them was asked to stop."""
+    """Raised on all ranks after the same step, once any of them was asked to stop."""
 
 
 class EpochLoop:
@@ -72,7 +72,7 @@ class EpochLoop:
                 try:
                     for _ in self._steps(fast, checked, suspected, recorder, poll, bar):
                         good = state.snapshot()
-                except NonFiniteError:  # again from the last finite state, checking each batch, until the one is found
+                except NonFiniteError:  # repeat from the last finite state, checking each batch until the one is found
                     suspected = state.step
                     state.restore(good)
                 except DataWorkerError:
@@ -86,7 +86,7 @@ class EpochLoop:
     def _steps(
         self, fast: Step, checked: CheckedStep, suspected: int, recorder: Recorder, poll: Poll, bar: Any
     ) -> Iterator[None]:
-        """Train on the rest of an epoch; yields now and then, when everything so far is known to be finite.
+        """Train on the rest of an epoch; yields after each successful check that everything is finite.
 
         Args:
             suspected: check each batch until this step.
@@ -100,17 +100,19 @@ class EpochLoop:
             last = state.step == len(self.loader)
             save = self.checkpoint_steps > 0 and state.step % self.checkpoint_steps == 0 and not last
             # One rank's clock decides for all.
-            stop, check = poll(time.perf_counter() - last_check > _NONFINITE_CHECK_INTERVAL)
+            due = time.perf_counter() - last_check > _NONFINITE_CHECK_INTERVAL
+            last_check = time.perf_counter() if due else last_check
+            stop, check = poll(due)
             if not (stop or check or save or last or state.step == suspected):
                 continue
-            means, last_check = state.averages.read(), time.perf_counter()
+            means, now = state.averages.read(), time.perf_counter()
             if not is_finite(state.averages.sums, state.distiller):
                 raise NonFiniteError
             if state.step > suspected:  # past the batches that were checked one by one
                 checked.skipped_in_a_row = 0
             yield
             parts = {name: f"{value:.3f}" for name, value in means.items() if "/" in name}
-            speed = (state.step - first) * self.loader.batch_size / (last_check - started)
+            speed = (state.step - first) * self.loader.batch_size / (now - started)
             bar.set_postfix(parts | {"top1": f"{means['train_top1']:.1f}", "img/s": f"{speed:.0f}"}, refresh=False)
             bar.update(state.step - bar.n)
             if save:

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: how they are noticed, traced to a batch, and what becomes of that batch."""
+"""Detect losses and gradients that are not finite, locate the batch, and stop the run or skip the batch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .state import TrainState
 from .step import Batch, PlainStep
 
 OnNonFinite = Literal["stop", "skip"]
-"""What a batch does whose loss or gradient is not finite: stop the run, or be left out"""
+"""Stop the run at a loss or gradient that is not finite, or skip the batch."""
 
 _MAX_SKIPPED_IN_A_ROW = 10  # after so many the cause is not the batches
-_MAX_KEPT = 3  # batches saved for a look: of ImageNet each takes 100 MB and more
+_MAX_KEPT = 3  # batches saved for debugging; of ImageNet each takes 100 MB and more
 
 
 class NonFiniteError(Exception):

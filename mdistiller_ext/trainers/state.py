@@ -1,6 +1,6 @@
 """TrainState: everything that training changes, and the only list of what is saved, restored and snapshotted.
 
-To save one thing more, add one entry to ``_ENTRIES``.
+To save one thing more, add one entry to ``_ENTRIES``. ``run/identity.py`` adds to a checkpoint what identifies the run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TrainState:
         skipped: number of batches left out because their loss was not finite.
         average: average of the last students, once there is one.
         epoch_seconds: seconds of training when the last epoch ended.
-        restores: how often the state was restored: what was captured before refers to tensors that have been replaced.
+        restores: number of restores; CUDA graphs captured before the last one refer to tensors that have been replaced.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class TrainState:
         """Buffers of the student and of the method, such as the statistics of batch norm."""
         return [buffer for name, buffer in self.distiller.named_buffers() if not name.startswith("teacher.")]
 
-    def tensors(self) -> list[Tensor]:
-        """Every tensor that a training step changes."""
+    def tensors(self) -> list[list[Tensor]]:
+        """Every tensor that a training step changes: parameters, buffers, momentum buffers, sums of the running averages."""
         momenta = [buffer for state in self.optimizer.state.values() for buffer in state["momentum_buffers"].values()]
-        return [*self.distiller.learnable_parameters(), *self.buffers(), *momenta, self.averages.sums]
+        return [list(self.distiller.learnable_parameters()), self.buffers(), momenta, [self.averages.sums]]
 
     def summary(self) -> dict[str, Any]:
         """Summary of a completed run. The best epoch is chosen on the test set, as upstream reports it."""
@@ -111,12 +111,11 @@ class TrainState:
             if entry.per_rank and rank() < len(saved.get(name) or ()):
                 own[name] = saved[name][rank()]
         self.restore(own)
-        if len(saved["rng"]) != world_size():  # another number of ranks: the first one takes the sums of all
+        if len(saved["rng"]) != world_size():  # another number of ranks: rank 0 takes the sums of all
             sums, counts = zip(*saved["averages"], strict=True)
-            self.averages.reset()
-            if rank() == 0:
-                self.averages.sums.add_(torch.stack(sums).sum(dim=0))
-                self.averages.count = sum(counts)
+            _set_averages(self, (torch.stack(sums).sum(dim=0), sum(counts)))
+            if rank() > 0:
+                self.averages.reset()
 
 
 def check_state(saved: Any) -> None:
@@ -147,7 +146,7 @@ class _Entry:
         get, set: read it from, and write it into, a TrainState.
         kind: type of its saved value; None where earlier versions of this project did not save it.
         per_rank: saved as a list with the value of each rank.
-        saved_only: in checkpoints and not in snapshots: it does not return to an earlier value.
+        saved_only: in checkpoints, not in snapshots.
     """
 
     get: Callable[[TrainState], Any]

@@ -30,8 +30,8 @@ class Batch(NamedTuple):
     Attributes:
         images: ``[N, 3, H, W]``.
         labels: ``[N]``.
-        sizes: number of samples on each rank. A rank without any has one image that does not count, since every rank takes
-            part in the exchange of gradients.
+        sizes: number of samples on each rank. A rank without any has one zero image with weight 0, since every rank takes part
+            in the exchange of gradients.
     """
 
     images: Tensor
@@ -54,7 +54,7 @@ def batch_sizes(loader: Loader, step: int) -> list[int]:
 
 
 def padded(batch: Batch) -> Batch:
-    """The batch, with an image that does not count where it has none."""
+    """The batch; an empty one is padded with a zero image, whose weight is 0."""
     if len(batch.labels):
         return batch
     images, labels = batch.images, batch.labels
@@ -62,9 +62,9 @@ def padded(batch: Batch) -> Batch:
 
 
 def is_trained_on(distiller: Distiller, sizes: Sequence[int]) -> bool:
-    """Whether a batch of these sizes is trained on: SyncBatchNorm leaves out one with fewer images than ranks.
+    """Whether a batch of these sizes is trained on. Under SyncBatchNorm one with fewer images than ranks is skipped.
 
-    The image that stands in on a rank without any would enter the statistics of the whole batch. An empty batch, which
+    The padding of a rank without images would enter the statistics of the whole batch. An empty batch, which
     SyncBatchNorm allows, reaches no parameter on that rank, whose gradients the other ranks wait for.
     """
     return 0 not in sizes or not any(isinstance(module, nn.SyncBatchNorm) for module in distiller.modules())
