@@ -81,7 +81,7 @@ COVERED_BY = {
     "trainers/recorder.py": "trainers/test_base.py",  # the base class drops what it is given
     "trainers/shutdown.py": "system/test_faults.py",  # needs processes that get signals
 }
-NETWORKS = "models/test_models.py"  # covers the zoos' networks, models/<zoo>/*.py
+ZOOS = "models/test_models.py"  # covers every models/<zoo>/*.py
 
 
 def module_name(file: Path) -> str:
@@ -130,7 +130,7 @@ def test_every_module_has_tests_of_its_name_or_a_reason() -> None:
     modules = {module for module in modules if not (module.startswith("models/") and module.count("/") == 2)}
     without = {module for module in modules if not (tests / mirror_of(module)).is_file()}
     assert without == set(COVERED_BY)
-    assert all((tests / file).is_file() for file in {*COVERED_BY.values(), NETWORKS})
+    assert all((tests / file).is_file() for file in {*COVERED_BY.values(), ZOOS})
 
 
 def test_every_module_has_a_level() -> None:
