@@ -1,29 +1,20 @@
-"""What the tests share: one thread, a fixed seed, data drawn once, a tiny run, and the two programs as functions."""
+"""Fixtures and hooks of all tests: one thread, a fixed seed, data drawn once, and a tiny run."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
 import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from mdistiller_ext.command import run_command
 from mdistiller_ext.data import create_loaders
 from mdistiller_ext.models import create_model
 from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 FIGURES = pytest.StashKey[Counter[str]]()
 
@@ -70,52 +61,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
-
-
-@dataclass
-class Finished:
-    """What a program left: exit status and output."""
-
-    status: int
-    out: str
-    err: str
-
-
-def run_program(program: str, *arguments: Any) -> Finished:
-    """``train.py`` or ``eval.py`` in this process, from the repository's root; Ctrl-C is status 130, as in a shell."""
-    spec = importlib.util.spec_from_file_location(f"program_{program[:-3]}", ROOT / program)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    out, err = io.StringIO(), io.StringIO()
-    argv, folder, status = sys.argv, Path.cwd(), 0
-    sys.argv = [program, *map(str, arguments)]
-    os.chdir(ROOT)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            run_command(module.main)
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else 1
-    finally:
-        sys.argv = argv
-        os.chdir(folder)
-    return Finished(status, out.getvalue(), err.getvalue())
-
-
-def spawn_program(
-    program: str, *arguments: Any, processes: int = 1, restarts: int = 0, limit: int = 300, **options: Any
-) -> Finished:
-    """The same in a process of its own, or in several under torchrun, killed after ``limit`` seconds.
-
-    Args:
-        restarts: how often torchrun starts them again.
-        options: subprocess.run's.
-    """
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, "--max-restarts", restarts]
-    command = [str(word) for word in (sys.executable, *(launcher if processes > 1 else []), program, *arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False, **options)
-    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
-
-if str(ROOT) not in sys.path:  # `benchmarks` is not installed; pytest alone does not put the root there
-    sys.path.insert(0, str(ROOT))
 
 from benchmarks import common, deepkd_step, growth
 

@@ -16,11 +16,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Finished, run_program, spawn_program
-from processes import Processes
-from runs import assert_identical
-from test_cli import ALWAYS, assert_same_run, names
-from test_fetch import Server
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -44,6 +39,10 @@ from mdistiller_ext.registry import TRAINERS
 from mdistiller_ext.run import RunIdentity
 from mdistiller_ext.trainers import BaseTrainer
 from mdistiller_ext.trainers.recorder import Recorder
+from tests.support.processes import Processes
+from tests.support.programs import Finished, run_program, spawn_program
+from tests.support.runs import ALWAYS, assert_identical, assert_same_run, names
+from tests.support.server import Server
 
 CLASSES = 10
 LARGEST = "largest difference of a weight between one process and several after 20 steps in float64"

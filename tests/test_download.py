@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from test_fetch import names_in
 
 from mdistiller_ext import download
 from mdistiller_ext.errors import ConfigError, CorruptFileError, UnknownNameError
+from tests.support.programs import ROOT
+from tests.support.server import names_in
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from mdistiller_ext.registry import DISTILLERS, TRAINERS
+from tests.support.programs import ROOT
 
 PACKAGE = "mdistiller_ext"
 LEVELS = {
@@ -61,6 +61,27 @@ ONLY = {
     "weight_files": {"errors", "registry", "fetch", "models", "config"},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+# Modules without a test file of their name, and the test file that covers them instead.
+COVERED_BY = {
+    "rng.py": "system/test_resume.py",  # a resumed run draws the numbers of a run never stopped
+    "settings.py": "config/test_schema.py",  # annotations, which the schema reads
+    "data/reading.py": "data/test_data.py",  # the steps of create_loaders
+    "models/blocks.py": "models/test_models.py",  # parts of the networks
+    "models/layers.py": "models/test_models.py",
+    "run/curves.py": "system/test_train.py",  # the files of a run
+    "run/folder.py": "system/test_train.py",
+    "run/logger.py": "system/test_train.py",
+    "run/tensorboard.py": "system/test_train.py",
+    "run/notes.py": "system/test_data_sets.py",  # notes are mostly about data
+    "run/identity.py": "system/test_resume.py",  # what a resumed run must have in common with its checkpoint
+    "run/lock.py": "system/test_faults.py",  # needs processes that are killed
+    "run/resume.py": "system/test_resume.py",
+    "trainers/dot.py": "trainers/test_streams.py",  # a table of streams
+    "trainers/loaders.py": "trainers/test_base.py",  # protocols without code
+    "trainers/recorder.py": "trainers/test_base.py",  # the base class drops what it is given
+    "trainers/shutdown.py": "system/test_faults.py",  # needs processes that get signals
+}
+ZOOS = "models/test_models.py"  # covers every models/<zoo>/*.py
 
 
 def module_name(file: Path) -> str:
@@ -95,6 +116,21 @@ def rooms_imported(file: Path) -> set[str]:
 
 def names_of(files: list[Path]) -> list[str]:
     return [str(file.relative_to(ROOT)) for file in files]
+
+
+def mirror_of(module: str) -> str:
+    """``trainers/step.py`` -> ``trainers/test_step.py``."""
+    folder, _, name = module.rpartition("/")
+    return f"{folder}/test_{name}".lstrip("/")
+
+
+def test_every_module_has_tests_of_its_name_or_a_reason() -> None:
+    tests = ROOT / "tests"
+    modules = {file.relative_to(ROOT / PACKAGE).as_posix() for file in FILES if file.name != "__init__.py"}
+    modules = {module for module in modules if not (module.startswith("models/") and module.count("/") == 2)}
+    without = {module for module in modules if not (tests / mirror_of(module)).is_file()}
+    assert without == set(COVERED_BY)
+    assert all((tests / file).is_file() for file in {*COVERED_BY.values(), ZOOS})
 
 
 def test_every_module_has_a_level() -> None:

@@ -5,16 +5,40 @@ from __future__ import annotations
 import copy
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR
 
 from mdistiller_ext.optim import ComponentSGD
+from tests.support.programs import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
+
+def test_rates_on_the_device_are_the_schedules() -> None:
+    """Both ways of reading the rate move the weights alike, and the copy is filled only when the rate changes."""
+    torch.manual_seed(0)
+    weights = [torch.randn(5), torch.randn(3, 2)]
+    optimizers = []
+    for on_device in (False, True):
+        parameters = [nn.Parameter(weight.clone()) for weight in weights]
+        optimizer = ComponentSGD(parameters, 0.1, {"task": 0.8, "kd": 0.9}, weight_decay=0.01)
+        generator = torch.Generator().manual_seed(1)
+        for step in range(6):
+            optimizer.param_groups[0]["lr"] = 0.1 / (1 + step // 2)
+            if on_device:
+                optimizer.device_lr()
+            for stream in ("task", "kd"):
+                for parameter in parameters:
+                    parameter.grad = torch.randn(parameter.shape, generator=generator)
+                optimizer.absorb(stream)
+            optimizer.step()
+        optimizers.append(parameters)
+    for a, b in zip(*optimizers, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
 CASES = json.loads((GOLDEN / "optim_a.json").read_text())
 
 DOT = {"task": 0.825, "kd": 0.975}

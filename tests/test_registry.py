@@ -68,7 +68,9 @@ def test_a_name_can_be_taken_once(package):
 
 
 def test_a_built_in_name_is_known_to_be_taken_before_anyone_has_asked(package):
-    with pytest.raises(ConfigError, match=r"by zoo_of_test\.a\.entry \(built in\); choose another name for test_registry\."):
+    with pytest.raises(
+        ConfigError, match=r"by zoo_of_test\.a\.entry \(built in\); choose another name for tests\.test_registry\."
+    ):
         package.register("a")(lambda: None)
     assert list(package) == ["a", "b"]
 

@@ -1,0 +1,112 @@
+"""``create_loaders``: settings that all data sets share, and mistakes in one line."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mdistiller_ext.data import (
+    InMemoryDataset,
+    create_loaders,
+)
+from mdistiller_ext.data.base import balanced_choice
+from mdistiller_ext.errors import ConfigError, UnknownNameError
+from mdistiller_ext.registry import DATASETS
+from tests.support.images import create, epoch_of, random_images
+
+
+class Squares(InMemoryDataset):
+    """A user's data set: 3 classes, 4 + 2 images of each, no augmentation."""
+
+    num_classes = 3
+    mean = std = (0.5, 0.5, 0.5)
+
+    def load(self, root: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
+        return (random_images(12), labels), (random_images(6, seed=1), labels[::2])
+
+
+@pytest.fixture
+def squares(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(DATASETS._entries, "squares", Squares)
+    return "squares"
+
+
+def test_a_users_data_set(squares: str) -> None:
+    train, test = create_loaders(squares, batch_size=5, test_batch_size=4)
+    assert (train.num_images, len(train), test.num_images, len(test)) == (12, 3, 6, 2)
+    _, labels = epoch_of(train, 1)
+    assert labels.tolist() != train.labels.tolist()
+    assert labels.sort().values.tolist() == train.labels.tolist()
+
+
+def test_limit_keeps_a_balanced_choice(squares: str) -> None:
+    train, test = create_loaders(squares, batch_size=5, test_batch_size=4, limit=5)
+    assert train.labels.tolist() == test.labels.tolist() == [0, 1, 2, 0, 1]
+    assert torch.equal(train.images, random_images(12)[[0, 4, 8, 1, 5]])
+    labels = torch.tensor([2, 2, 2, 0])  # class 1 is empty, class 0 runs out
+    assert balanced_choice(labels, 3).tolist() == [3, 0, 1]
+    assert balanced_choice(labels, 9).tolist() == [3, 0, 1, 2]
+
+
+def test_mistakes_are_named(squares: str) -> None:
+    create = functools.partial(create_loaders, batch_size=4, test_batch_size=4)
+    with pytest.raises(ConfigError, match=r"limit of images must be 0 \(all\) or more, got -1"):
+        create(squares, limit=-1)
+    with pytest.raises(UnknownNameError, match="did you mean 'glyphs'"):
+        create("glyph")
+    with pytest.raises(ConfigError, match=r"image size \(DATASET.IMAGE_SIZE\) must be at most 4096 pixels, got 4097"):
+        create(squares, image_size=4097)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *("abc", 0.5, (0.5, 0.5), (0.5, "0.5", 0.5), (0.5, True, 0.5), [[0.5], [0.5], [0.5]]),
+        *((0.5, torch.nan, 0.5), (0.5, 0.5, torch.inf), (0.5, 0.5, 10**40)),
+    ],
+    ids=str,
+)
+def test_what_is_no_mean_or_deviation_is_refused(squares: str, values: Any) -> None:
+    create = functools.partial(create_loaders, squares, batch_size=4, test_batch_size=4)
+    for name in ("mean", "std"):
+        with pytest.raises(
+            ConfigError, match=r"^mean and std must be three numbers each, on the scale 0..1, std above 0, got "
+        ):
+            create(**{name: values})
+    create(mean=[0, 0.5, 1], std=np.float32([0.5, 0.5, 0.5]).tolist())
+
+
+@pytest.mark.parametrize("strong", ["cutout", 3, {"cutout"}])
+def test_strong_augmentations_are_a_list_of_names(squares: str, strong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"are a list of names, such as \[cutout\]; got "):
+        create_loaders(squares, batch_size=4, test_batch_size=4, strong=strong)
+    with pytest.raises(UnknownNameError, match="unknown augmentation '3'"):
+        create_loaders(squares, batch_size=4, test_batch_size=4, strong=[3])
+
+
+def test_an_unknown_augmentation_is_answered_with_a_suggestion(tmp_path: Path) -> None:
+    for name in ("folder", "glyphs"):  # before any file is looked for
+        with pytest.raises(UnknownNameError, match="unknown augmentation 'cutoff'; did you mean 'cutout'"):
+            create(name, root=tmp_path, strong=["cutoff"])
+
+
+def test_data_in_memory_take_the_same_settings_or_say_why_not(glyphs_root: Path) -> None:
+    in_memory = functools.partial(create_loaders, "glyphs", root=glyphs_root, batch_size=50, test_batch_size=50, limit=50)
+    plain, test = in_memory()
+    assert (plain.num_classes, test.num_classes) == (100, 100)
+    strong, _ = in_memory(strong=["cutout"], num_classes=100, image_size=32, num_workers=3)
+    assert not torch.equal(epoch_of(plain, 1)[0], epoch_of(strong, 1)[0])
+    assert torch.equal(epoch_of(plain, 1)[1], epoch_of(strong, 1)[1])
+    grey, _ = in_memory(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert float(epoch_of(grey)[0].abs().max()) <= 1
+    with pytest.raises(ConfigError, match="data set 'glyphs' has 100 classes, not 10"):
+        in_memory(num_classes=10)
+    with pytest.raises(ConfigError, match=r"images of 32x32 pixels and is kept in memory.* to 64x64"):
+        in_memory(image_size=64)

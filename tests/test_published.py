@@ -1,0 +1,59 @@
+"""The table of published numbers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from mdistiller_ext import published
+from mdistiller_ext.config import load_config
+from mdistiller_ext.published import recipe_differences
+from tests.support.configs import upstream_file, write
+from tests.support.programs import ROOT, Finished
+from tests.support.runs import assert_one_line_error
+
+
+def test_holding_a_run_against_its_recipe_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = load_config(None, ["DISTILLER.TYPE", "GDKD", "DISTILLER.TEACHER", "resnet56", "DISTILLER.STUDENT", "resnet20"])
+    settings = {"DISTILLER.TYPE": "GDKD", "DISTILLER.TEACHER": "resnet56", "DISTILLER.STUDENT": "resnet20"}
+    upstream_file(tmp_path, settings).rename(write(tmp_path / "cifar100/gdkd/a.yaml", ""))
+    monkeypatch.setattr("mdistiller_ext.published.CONFIGS", tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert recipe_differences(config) == []
+
+
+def test_a_recipe_is_found_by_what_it_says_also_in_its_base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pair = "DISTILLER: {TYPE: DKD, TEACHER: resnet56, STUDENT: resnet20}\n"
+    write(tmp_path / "pair.yaml", pair)
+    write(tmp_path / "cifar100/dkd/a.yaml", f"# resnet20\n{pair.replace('resnet20', 'resnet32')}")
+    write(tmp_path / "cifar100/dkd/b.yaml", "_BASE_: ../../pair.yaml\nSOLVER: {LR: 0.1}\n")
+    write(tmp_path / "cifar100/a_users/broken.yaml", f"{pair}SOLVER: [")
+    write(tmp_path / "cifar100/a_users/plugin.yaml", f"{pair}MINE: {{WEIGHT: 1.0}}")
+    monkeypatch.setattr("mdistiller_ext.published.CONFIGS", tmp_path)
+    assert recipe_differences(load_config(tmp_path / "pair.yaml")) == ["SOLVER.LR: 0.1 -> 0.05"]
+    assert recipe_differences(load_config(tmp_path / "pair.yaml", ["DISTILLER.STUDENT", "resnet8"])) is None
+
+
+def test_the_table_of_published_numbers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = {"dataset": "cifar100", "teacher": "resnet32x4", "student": "resnet8x4"}
+    monkeypatch.setattr("sys.argv", ["published", *(word for name, value in pair.items() for word in (f"--{name}", value))])
+    published.main()
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["data", "set", "teacher", "student", "method", "top-1", "%", "runs", "source"]
+    assert len(lines) == len(published.published_results(**pair)) > 5
+    assert all(line.split()[:3] == list(pair.values()) for line in lines)
+    accuracies = [float(line.split()[4]) for line in lines]
+    assert accuracies == sorted(accuracies)
+    assert lines[0].split()[3:5] == ["KD", "73.33"]
+
+
+def test_a_name_that_nobody_published_is_answered_with_those_that_are_known() -> None:
+    command = [sys.executable, "-m", "mdistiller_ext.published", "--teacher", "resnet33"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    refused = Finished(done.returncode, done.stdout, done.stderr)
+    assert_one_line_error(refused, "nothing published with --teacher resnet33 is known here. Known: ", "resnet32x4")
