@@ -13,7 +13,7 @@ test: $(VENV)/installed-dev  ## the whole test suite
 	$(PY) -m pytest -n 2 --dist worksteal
 
 soak: $(VENV)/installed-dev  ## kills, damaged bytes, bad inputs and several processes at length (under 20 minutes)
-	$(PY) -m pytest --soak -n 2 --dist loadfile tests/system/test_faults.py tests/system/test_fuzz.py tests/test_distributed.py
+	$(PY) -m pytest --soak -n 2 --dist loadfile tests/system/faults tests/system/fuzz tests/test_distributed.py tests/system/test_torchrun.py
 
 check: $(VENV)/installed-dev  ## lint, formatting and types
 	$(VENV)/bin/ruff check .

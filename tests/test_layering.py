@@ -74,12 +74,12 @@ COVERED_BY = {
     "run/tensorboard.py": "system/test_train.py",
     "run/notes.py": "system/test_data_sets.py",  # notes are mostly about data
     "run/identity.py": "system/test_resume.py",  # what a resumed run must have in common with its checkpoint
-    "run/lock.py": "system/test_faults.py",  # needs processes that are killed
+    "run/lock.py": "system/faults/test_disk_and_folder.py",  # needs processes that are killed
     "run/resume.py": "system/test_resume.py",
     "trainers/dot.py": "trainers/test_streams.py",  # a table of streams
     "trainers/loaders.py": "trainers/test_base.py",  # protocols without code
     "trainers/recorder.py": "trainers/test_base.py",  # the base class drops what it is given
-    "trainers/shutdown.py": "system/test_faults.py",  # needs processes that get signals
+    "trainers/shutdown.py": "system/faults/test_stops.py",  # needs processes that get signals
 }
 ZOOS = "models/test_models.py"  # covers every models/<zoo>/*.py
 
