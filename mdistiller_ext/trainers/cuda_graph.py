@@ -94,9 +94,9 @@ class GraphedStep:
             _assign(tensors, before)
             torch.cuda.set_rng_state(generator, device)
             self.graph.replay()
-            difference = max(map(_difference, tensors, expected, before))
-            if not difference <= _TOLERANCE:  # also where it is not a number
-                raise RuntimeError(f"its replay ends {difference:.1e} of the step's length from where the step does")
+            for difference in map(_difference, tensors, expected, before):
+                if not difference <= _TOLERANCE:  # also where it is not a number
+                    raise RuntimeError(f"its replay ends {difference:.1e} of the step's length from where the step does")
         finally:
             _assign(tensors, before)
             torch.cuda.set_rng_state(generator, device)
