@@ -25,7 +25,7 @@ from mdistiller_ext.published import CONFIGS, method_name
 from mdistiller_ext.run import run_folder
 
 FOLDER = CONFIGS / "glyphs"
-RECIPES = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.glob("*/*res8.yaml"))
+RECIPES = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.glob("*/*8.yaml"))
 
 
 def label(recipe: str) -> str:
@@ -66,10 +66,12 @@ def main() -> None:
     if len(teachers) != 1:
         sys.exit(f"the runs under output/glyphs_table had different teachers ({teachers}); delete them and start again")
     print(
-        f"\n{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}, a thread and a process a run, AMP {arguments.amp}, ",
+        f"\n{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}, a thread and a process a run, ",
         end="",
     )
-    print(f"n = {arguments.seeds} seeds, mean ± standard deviation; teacher {teachers.pop():.2f} %\n")
+    print(
+        f"SOLVER.AMP {arguments.amp}, n = {arguments.seeds} seeds, mean ± standard deviation; teacher {teachers.pop():.2f} %\n"
+    )
     print("| method | config | best top-1 | last top-1 | seconds |\n|---|---|---|---|---|")
     for recipe in RECIPES:
         runs = [result for (of, _), result in zip(work, results, strict=True) if of == recipe]
