@@ -61,7 +61,7 @@ def main() -> None:
 
     work = [(recipe, seed) for seed in range(arguments.seeds) for recipe in RECIPES]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        results = list(pool.map(lambda item: summary_of(*item, arguments.amp), work))
+        results = list(pool.map(lambda item: summary_of(item[0], item[1], arguments.amp), work))
     teachers = {result["teacher_top1"] for result in results} - {None}
     if len(teachers) != 1:
         sys.exit(f"the runs under output/glyphs_table had different teachers ({teachers}); delete them and start again")

@@ -15,6 +15,7 @@ beyond, where formulas that use ``log(softmax(z))`` or mask by adding -1000 over
 on configuration, modules, devices or epochs.
 """
 
+from .attention import cat_loss
 from .logit import (
     KLType,
     Scalar,
@@ -37,6 +38,7 @@ __all__ = [
     "KLType",
     "PRKDVariant",
     "Scalar",
+    "cat_loss",
     "dist_loss",
     "dist_parts",
     "dkd_loss",
