@@ -15,6 +15,7 @@ beyond, where formulas that use ``log(softmax(z))`` or mask by adding -1000 over
 on configuration, modules, devices or epochs.
 """
 
+from .contrast import contrast_scores, draw_contrast, hashed_integers, moved_entries, nce_loss
 from .logit import (
     KLType,
     Scalar,
@@ -30,27 +31,49 @@ from .logit import (
     tckd_nckd,
     top_k_mask,
 )
+from .multi_view import MLKDRule, Views, crld_parts, gram_losses, kd_parts, mlkd_parts
+from .power import ttm_loss, ttm_parts, wttm_loss
 from .relation import Correlation, PRKDVariant, dist_loss, dist_parts, pearson_distance, prkd_loss, prkd_parts
+from .sample_relation import pkt_loss, rkd_loss, rkd_parts, sp_loss, unit_vectors
 
 __all__ = [
     "Correlation",
     "KLType",
+    "MLKDRule",
     "PRKDVariant",
     "Scalar",
+    "Views",
+    "contrast_scores",
+    "crld_parts",
     "dist_loss",
     "dist_parts",
     "dkd_loss",
+    "draw_contrast",
     "gdkd3_loss",
     "gdkd3_parts",
     "gdkd_loss",
     "gdkd_parts",
+    "gram_losses",
+    "hashed_integers",
     "kd_loss",
+    "kd_parts",
+    "mlkd_parts",
+    "moved_entries",
+    "nce_loss",
     "non_target_mass",
     "partition_kl",
     "pearson_distance",
+    "pkt_loss",
     "prkd_loss",
     "prkd_parts",
+    "rkd_loss",
+    "rkd_parts",
+    "sp_loss",
     "standardize",
     "tckd_nckd",
     "top_k_mask",
+    "ttm_loss",
+    "ttm_parts",
+    "unit_vectors",
+    "wttm_loss",
 ]
