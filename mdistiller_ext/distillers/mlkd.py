@@ -4,8 +4,6 @@ https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distil
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,7 +32,6 @@ class MLKD(Distiller):
     """
 
     views = ("weak", "strong")
-    config_keys: ClassVar[dict[str, str]] = {"ce_weight": "LOSS.CE_WEIGHT", "kd_weight": "LOSS.KD_WEIGHT"}
 
     def __init__(
         self,
