@@ -27,7 +27,19 @@ COMPONENTS = {
     "GDKD3": ["task/ce", "target/high", "nontarget/top", "nontarget/rest"],
     "DIST": ["task/ce", "kd/inter", "kd/intra"],
     "PRKD": ["task/ce", "kd/kl", "kd/correlation"],
+    "RKD": ["task/ce", "kd/distance", "kd/angle"],
+    "SP": ["task/ce", "kd/sp"],
+    "PKT": ["task/ce", "kd/pkt"],
+    "CRD": ["task/ce", "kd/nce"],
+    "TTM": ["task/ce", "kd/ttm"],
+    "WTTM": ["task/ce", "kd/wttm"],
+    "MLKD": ["task/ce", "target/tckd", "nontarget/nckd", "kd/batch", "kd/class"],
+    "CRLD": ["task/ce", "target/within", "target/cross", "nontarget/within", "nontarget/cross"],
 }
+
+# Numbers that are no weights of losses.
+NOT_WEIGHTS = {"t", "temperature", "final_t", "k_initial", "epsilon", "momentum", "tau_w", "tau_s"}
+NOT_WEIGHTS_OF = {("TTM", "gamma"), ("WTTM", "gamma")}
 
 every_distiller = pytest.mark.parametrize("name", list(DISTILLERS))
 every_taught_distiller = pytest.mark.parametrize("name", [n for n in DISTILLERS if DISTILLERS.get(n).needs_teacher])
@@ -76,8 +88,8 @@ def test_every_method_trains_its_student(name):
 
 @every_distiller
 def test_every_component_alone_has_a_gradient(name):
-    distiller = make_distiller(name)
-    # In the middle of training, when nothing has faded out or is not there yet.
+    # Every sample counts; in the middle of training, when nothing has faded out or is not there yet.
+    distiller = make_distiller(name, **({"tau_w": 0.0} if name == "CRLD" else {}))
     for value in run(distiller, epoch=120)[1].values():
         gradient = torch.autograd.grad(value, distiller.student.stages[0].weight, retain_graph=True)[0]
         assert gradient.abs().max() > 1e-6
@@ -160,10 +172,10 @@ def test_an_unknown_hyper_parameter_is_a_type_error(name):
 
 @every_distiller
 def test_a_negative_weight_is_refused_by_the_name_of_its_setting(name):
-    """Every number of a method is a weight, unless it is a temperature or a fraction."""
+    """Every number of a method is a weight, unless the tables above name it."""
     distiller = DISTILLERS.get(name)
     numbers = [key for key, p in inspect.signature(distiller.__init__).parameters.items() if isinstance(p.default, float)]
-    for key in set(numbers) - {"t", "temperature", "final_t", "k_initial"}:
+    for key in set(numbers) - NOT_WEIGHTS - {argument for method, argument in NOT_WEIGHTS_OF if method == name}:
         setting = distiller.config_keys.get(key, key.upper())
         with pytest.raises(ConfigError, match=rf"^{name}\.{setting} must not be negative, not -0\.5$"):
             make_distiller(name, **{key: -0.5})
@@ -301,8 +313,9 @@ def test_components_that_change_later_are_refused(later, change):
 @every_taught_distiller
 def test_student_and_teacher_of_different_classes_are_reported(name):
     distiller = create_distiller(name, TinyModel(CLASSES), TinyModel(CLASSES + 1))
+    distiller.train_labels = torch.arange(NUM_IMAGES) % CLASSES
     with pytest.raises(ConfigError, match="the student has 10 classes and the teacher 11"):
-        distiller(progress=Progress(1, 240), **make_batch())
+        run(distiller)
 
 
 class WrongShape(TinyModel):

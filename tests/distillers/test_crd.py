@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from mdistiller_ext import losses as L
-from mdistiller_ext.distillers import Output, Progress
+from mdistiller_ext.distillers import Output, Progress, create_distiller
 from mdistiller_ext.distillers.outputs import Batch
 from mdistiller_ext.errors import ConfigError
-from tests.support.distillers import CLASSES, close, make_distiller
+from tests.support.distillers import CLASSES, TinyModel, close
 from tests.support.golden import golden
 
 IMAGES, SAMPLES, DIM, K = 40, 6, 8, 16
@@ -20,7 +20,7 @@ LABELS = torch.arange(IMAGES) % CLASSES
 def make_crd(labels=LABELS, seed=0, **options):
     """Set up for features of 5 and 7 numbers, in float64 and training mode."""
     torch.manual_seed(seed)
-    distiller = make_distiller("CRD", **{"dim": DIM, "k": K} | options)
+    distiller = create_distiller("CRD", TinyModel(), TinyModel(), **{"dim": DIM, "k": K} | options)
     distiller.train_labels = labels
     with torch.no_grad():
         distiller.setup(outputs(torch.zeros(2, 5)), outputs(torch.zeros(2, 7)))
