@@ -26,9 +26,10 @@ class CRD(Distiller):
     Layers, memories (2 x images x ``dim`` numbers), constants and the state of the sampling are saved and resumed. With several
     processes all have the same memories and draw what a single one would.
 
-    Differs from mdistiller's in the negatives: they are drawn on the device, with replacement, which are the independent
-    draws that the loss assumes, where mdistiller's data workers draw without and send 8 MiB of positions with every batch
-    of 64. An embedding of norm 0 stays 0 instead of becoming NaN. The networks' dimensions are not settings.
+    Differs from mdistiller's in the negatives: they are drawn on the device, with replacement, since the loss assumes
+    independent draws. mdistiller draws them in its data workers, with replacement for ImageNet and without for CIFAR-100, and
+    sends 8 MiB of positions with every batch of 64. An embedding of norm 0 stays 0 instead of becoming NaN. The networks'
+    dimensions are not settings.
 
     Args:
         mode: the positive is the image itself (``exact``), or drawn from its class (``relax``).

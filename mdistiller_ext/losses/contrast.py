@@ -90,8 +90,7 @@ def draw_contrast(
 ) -> Tensor:
     """Choose a positive and K negatives for each sample: positions in the training set, int64 ``[N, K + 1]``.
 
-    Negatives are independent and uniform over the samples of other classes. mdistiller draws them without replacement where
-    there are enough; the noise distribution of the loss is that of independent draws.
+    Negatives are independent and uniform over the samples of other classes.
 
     Args:
         bits: random integers in [0, 2^63), int64 ``[N, K + 1]``; uniform, so remainders are, to 1e-12 for 8 million
