@@ -70,6 +70,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "CRD": {"dim": 8, "k": 20, "feat_weight": 0.1},
     "MLKD": {"temperature": 1.0},
     "CRLD": {"tau_w": 0.2},
+    "MLKD deepkd": {"rule": "deepkd", "warmup": 1},
+    "CRLD deepkd": {"rule": "deepkd", "warmup": 1, "tau_w": 0.2},
 }
 
 
@@ -158,6 +160,8 @@ def assert_close(found: Any, expected: Any, tolerance: float) -> None:
 
 
 def fits(streams: str, method: str) -> bool:
+    if method.endswith("deepkd"):
+        return streams == "deepkd"
     if method in ("NONE", "RKD", "SP", "PKT", "CRD", "MLKD"):
         return streams == "base"
     return not (streams.startswith("deepkd") and method[:4] in ("DIST", "PRKD"))

@@ -31,12 +31,13 @@ from .logit import (
     tckd_nckd,
     top_k_mask,
 )
-from .multi_view import MLKDRule, Views, crld_parts, gram_losses, kd_parts, mlkd_parts
+from .multi_view import CRLDRule, MLKDRule, Views, crld_parts, gram_losses, kd_parts, mlkd_parts
 from .power import ttm_loss, ttm_parts, wttm_loss
 from .relation import Correlation, PRKDVariant, dist_loss, dist_parts, pearson_distance, prkd_loss, prkd_parts
 from .sample_relation import pkt_loss, rkd_loss, rkd_parts, sp_loss, unit_vectors
 
 __all__ = [
+    "CRLDRule",
     "Correlation",
     "KLType",
     "MLKDRule",

@@ -38,6 +38,17 @@ def test_the_defaults_are_the_authors_rule_and_weights():
     close(sum(losses.values()), sum(arrays[f"mlkd/loss_{name}"] for name in ("ce", "kd", "cc", "bc")))
 
 
+@pytest.mark.parametrize(("epoch", "weight"), [(5, 0.25), (20, 1.0), (200, 1.0)])
+def test_by_deepkds_rule_the_relations_are_a_task_and_the_parts_have_dkds_weights(epoch, weight):
+    outputs, logits, labels = make_views()
+    distiller = make_distiller("MLKD", rule="deepkd", alpha=1.5, beta=3.0, kd_weight=0.5)
+    losses = distiller.losses(*outputs, Progress(epoch, 240))
+    parts = L.mlkd_parts(*logits, labels, temperature=4.0, rule="deepkd")
+    assert list(losses) == ["task/ce", "target/tckd", "nontarget/nckd", "task/batch", "task/class"]
+    expected = [0.5 * factor * part for factor, part in zip((1.5 * weight, 3 * weight, 1, 1), parts, strict=True)]
+    close(torch.stack(list(losses.values())[1:]), torch.stack(expected))
+
+
 def test_an_unknown_rule_is_refused():
-    with pytest.raises(ConfigError, match=r"^MLKD\.RULE must be official or paper, not 'release'$"):
+    with pytest.raises(ConfigError, match=r"^MLKD\.RULE must be official, paper or deepkd, not 'release'$"):
         make_distiller("MLKD", rule="release")

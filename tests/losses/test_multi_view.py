@@ -2,7 +2,8 @@
 
 ``golden/multi_view.npz``: random logits of two views; the losses of MLKD (logit-standardization-KD; T = 4, and 2 with
 standardised logits; weights 0.1 and 0.9) and CRLD (DeepKD; thresholds 0.75 and 0.6, and none) for them in float64, with the
-gradient of their sum for each view.
+gradient of their sum for each view; likewise those of both in the DeepKD release with its trainer (epoch 5 of a warm-up of
+20, alpha 1.5, beta 2; MLKD's weights 0.5).
 """
 
 from __future__ import annotations
@@ -52,6 +53,16 @@ def test_mlkd_by_the_official_rule_equals_the_authors(name, temperature):
     check_gradients(task + 0.9 * sum(parts), student, arrays, name)
 
 
+def test_mlkd_by_deepkds_rule_equals_its_release():
+    arrays, student, teacher, labels = authors_views()
+    parts = L.mlkd_parts(student, teacher, labels, temperature=4.0, rule="deepkd")
+    target, nontarget, batch, classes = (0.5 * weight * part for weight, part in zip((0.375, 0.5, 1, 1), parts, strict=True))
+    task = 0.5 * sum(F.cross_entropy(logits, labels) for logits in student) + batch + classes
+    for found, expected in ((target, "tckd"), (nontarget, "nckd"), (task, "ce")):
+        close(found.detach(), arrays[f"mlkd_deepkd/loss_{expected}"], 1e-10)
+    check_gradients(task + target + nontarget, student, arrays, "mlkd_deepkd")
+
+
 def test_mlkd_by_the_papers_rule_sums_all_levels_over_views_and_temperatures():
     student, teacher, labels = views()
     target, nontarget, batch, classes = L.mlkd_parts(student, teacher, labels, temperature=4.0, rule="paper")
@@ -71,7 +82,7 @@ def test_gram_losses_compare_products_of_all_pairs_of_samples_and_of_classes():
     close(classes, sum((t[:, i] @ t[:, j] - s[:, i] @ s[:, j]) ** 2 for i, j in pairs) / count)
 
 
-@pytest.mark.parametrize("rule", ["official", "paper"])
+@pytest.mark.parametrize("rule", ["official", "paper", "deepkd"])
 def test_ranks_take_their_own_samples_and_the_relations_of_all(rule):
     student, teacher, labels = views()
     everything = L.mlkd_parts(student, teacher, labels, temperature=4.0, rule=rule)
@@ -84,8 +95,10 @@ def test_ranks_take_their_own_samples_and_the_relations_of_all(rule):
 
 
 def test_an_unknown_rule_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown MLKD rule 'release'\. Known: official, paper"):
+    with pytest.raises(ValueError, match=r"unknown MLKD rule 'release'\. Known: official, paper, deepkd"):
         L.mlkd_parts(*views(), temperature=4.0, rule="release")
+    with pytest.raises(ValueError, match=r"unknown CRLD rule 'release'\. Known: paper, deepkd"):
+        L.crld_parts(*views(), temperature=4.0, tau_w=0.9, tau_s=0.2, rule="release")
 
 
 # ---- CRLD ---------------------------------------------------------------------------------------------------------
@@ -98,6 +111,29 @@ def test_crld_equals_deepkds_release(name, tau_w, tau_s):
     kd = 2 * (parts[0] + parts[1]) + 0.5 * (parts[2] + parts[3])
     close(kd.detach(), arrays[f"{name}/loss_kd"], 1e-10)
     check_gradients(kd + sum(F.cross_entropy(logits, labels) for logits in student), student, arrays, name)
+
+
+def test_crld_by_deepkds_rule_equals_its_release():
+    arrays, student, teacher, labels = authors_views()
+    parts = L.crld_parts(student, teacher, labels, temperature=4.0, tau_w=0.75, tau_s=0.6, rule="deepkd")
+    target, nontarget = 0.375 * (2 * parts[0] + 0.5 * parts[2]), 0.5 * (2 * parts[1] + 0.5 * parts[3])
+    task = sum(F.cross_entropy(logits, labels) for logits in student)
+    for found, expected in ((target, "tckd"), (nontarget, "nckd"), (task, "ce")):
+        close(found.detach(), arrays[f"crld_deepkd/loss_{expected}"], 1e-10)
+    check_gradients(task + target + nontarget, student, arrays, "crld_deepkd")
+
+
+@pytest.mark.parametrize("rule", ["paper", "deepkd"])
+def test_ranks_share_crlds_share_of_confident_samples(rule):
+    student, teacher, labels = views()
+    options = {"temperature": 4.0, "tau_w": 0.8, "tau_s": 0.5, "rule": rule}
+    everything = L.crld_parts(student, teacher, labels, **options)
+    shares = []
+    for rows in (slice(0, 3), slice(3, None)):
+        own = [tuple(logits[rows] for logits in pair) for pair in (student, teacher)]
+        parts = L.crld_parts(*own, labels[rows], whole=teacher, **options)
+        shares.append(torch.stack(parts) * len(labels[rows]) / len(labels))
+    close(sum(shares), torch.stack(everything))
 
 
 def test_crld_relates_views_with_themselves_and_crosswise():
@@ -124,7 +160,9 @@ def test_a_threshold_that_no_sample_reaches_leaves_nothing_and_no_gradient():
 BOTH = {
     "official": lambda *views: L.mlkd_parts(*views, temperature=4.0),
     "paper": lambda *views: L.mlkd_parts(*views, temperature=4.0, rule="paper"),
+    "mlkd deepkd": lambda *views: L.mlkd_parts(*views, temperature=4.0, rule="deepkd"),
     "crld": lambda *views: L.crld_parts(*views, temperature=4.0, tau_w=0.5, tau_s=0.2),
+    "crld deepkd": lambda *views: L.crld_parts(*views, temperature=4.0, tau_w=0.5, tau_s=0.2, rule="deepkd"),
 }
 every_loss = pytest.mark.parametrize("name", BOTH)
 
