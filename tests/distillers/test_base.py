@@ -14,6 +14,7 @@ from torch import nn
 from mdistiller_ext.distillers import Distiller, Progress, Weight, create_distiller, register_distiller
 from mdistiller_ext.distillers.base import ROLES
 from mdistiller_ext.distillers.kd import KD
+from mdistiller_ext.distillers.outputs import Batch, run_network
 from mdistiller_ext.errors import ConfigError, UnknownNameError
 from mdistiller_ext.registry import DISTILLERS, OWN
 from tests.support.distillers import CLASSES, IMAGE_SHAPE, NUM_IMAGES, TinyModel, make_batch, make_distiller, run
@@ -153,6 +154,23 @@ def test_a_last_batch_of_one_sample_gives_finite_losses_and_gradients(name):
     assert total.isfinite()
     total.backward()
     assert all(p.grad.isfinite().all() for p in distiller.learnable_parameters() if p.grad is not None)
+
+
+@every_distiller
+def test_losses_read_nothing_back_to_the_host(name):
+    """On meta tensors, which have no values: reading one, or a shape that depends on one, is an error there."""
+    distiller = make_distiller(name)
+    distiller.to("meta")
+    batch = Batch(**{key: value.to("meta") for key, value in make_batch(distiller).items()})
+    views = batch.images.unbind(1) if len(distiller.views) > 1 else (batch.images,)
+    student, teacher = (
+        tuple(run_network(network, view, "student") for view in views) for network in (distiller.student, distiller.teacher)
+    )
+    if len(views) == 1:
+        (student,), (teacher,) = student, teacher
+    given = batch if "batch" in inspect.signature(distiller.losses).parameters else batch.labels
+    losses = distiller.losses(student, teacher, given, Progress(1, 240, "meta"))
+    sum(losses.values()).backward()
 
 
 @every_distiller
