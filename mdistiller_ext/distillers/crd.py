@@ -113,10 +113,10 @@ class CRD(Distiller):
         contrast = draw_contrast(bits, batch.index, batch.labels, self.order, self.counts, relaxed=self.mode == "relax")
         return {
             "task/ce": self.ce_weight * F.cross_entropy(student.logits, batch.labels),
-            "kd/nce": self.feat_weight * self.contrast(student, teacher, batch.index, contrast),
+            "kd/nce": self.feat_weight * self.contrastive_loss(student, teacher, batch.index, contrast),
         }
 
-    def contrast(self, student: Output, teacher: Output, index: Tensor, contrast: Tensor) -> Tensor:
+    def contrastive_loss(self, student: Output, teacher: Output, index: Tensor, contrast: Tensor) -> Tensor:
         """The sum of both contrastive losses; in training mode, updates the memories and sets the constants.
 
         Args:

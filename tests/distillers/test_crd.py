@@ -60,7 +60,7 @@ def test_two_batches_with_mdistillers_negatives_give_its_losses_gradients_and_me
     distiller.memory_t.copy_(arrays["memory_t"])
     for step in ("0", "1"):
         student = arrays[f"{step}/student"].requires_grad_()
-        loss = distiller.contrast(
+        loss = distiller.contrastive_loss(
             outputs(student), outputs(arrays[f"{step}/teacher"]), arrays[f"{step}/index"], arrays[f"{step}/contrast"]
         )
         gradients = torch.autograd.grad(loss, [student, distiller.embed_s.weight, distiller.embed_t.weight])
