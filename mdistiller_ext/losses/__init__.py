@@ -16,6 +16,7 @@ on configuration, modules, devices or epochs.
 """
 
 from .attention import cat_loss
+from .contrast import contrast_scores, draw_contrast, hashed_integers, moved_entries, nce_loss
 from .logit import (
     KLType,
     Scalar,
@@ -31,28 +32,51 @@ from .logit import (
     tckd_nckd,
     top_k_mask,
 )
+from .multi_view import CRLDRule, MLKDRule, Views, crld_parts, gram_losses, kd_parts, mlkd_parts
+from .power import ttm_loss, ttm_parts, wttm_loss
 from .relation import Correlation, PRKDVariant, dist_loss, dist_parts, pearson_distance, prkd_loss, prkd_parts
+from .sample_relation import pkt_loss, rkd_loss, rkd_parts, sp_loss, unit_vectors
 
 __all__ = [
+    "CRLDRule",
     "Correlation",
     "KLType",
+    "MLKDRule",
     "PRKDVariant",
     "Scalar",
+    "Views",
     "cat_loss",
+    "contrast_scores",
+    "crld_parts",
     "dist_loss",
     "dist_parts",
     "dkd_loss",
+    "draw_contrast",
     "gdkd3_loss",
     "gdkd3_parts",
     "gdkd_loss",
     "gdkd_parts",
+    "gram_losses",
+    "hashed_integers",
     "kd_loss",
+    "kd_parts",
+    "mlkd_parts",
+    "moved_entries",
+    "nce_loss",
     "non_target_mass",
     "partition_kl",
     "pearson_distance",
+    "pkt_loss",
     "prkd_loss",
     "prkd_parts",
+    "rkd_loss",
+    "rkd_parts",
+    "sp_loss",
     "standardize",
     "tckd_nckd",
     "top_k_mask",
+    "ttm_loss",
+    "ttm_parts",
+    "unit_vectors",
+    "wttm_loss",
 ]
