@@ -1,9 +1,9 @@
-"""Distillation losses as pure functions on logits.
+"""Distillation losses as pure functions on logits and feature maps.
 
 Conventions, shared by all functions:
 
 - ``student`` and ``teacher`` are raw logits ``[N, C]`` (N samples, C classes), ``labels`` are class indices ``[N]``, masks
-  are bool ``[N, C]``.
+  are bool ``[N, C]``. In :mod:`.feature`, ``student`` and ``teacher`` are feature maps ``[N, C, H, W]``.
 - Gradients flow to every input that requires them. Pass a detached teacher.
 - Losses include the factor T^2 (Hinton et al., 2015) and are averaged over the batch, unless documented as
   *per sample*.
@@ -15,6 +15,18 @@ beyond, where formulas that use ``log(softmax(z))`` or mask by adding -1000 over
 on configuration, modules, devices or epochs.
 """
 
+from .feature import (
+    SVDRule,
+    at_loss,
+    hcl_loss,
+    kdsvd_loss,
+    mean_pool,
+    negative_mean,
+    nst_loss,
+    ofd_loss,
+    pool_to_smaller,
+    vid_loss,
+)
 from .logit import (
     KLType,
     Scalar,
@@ -36,7 +48,9 @@ __all__ = [
     "Correlation",
     "KLType",
     "PRKDVariant",
+    "SVDRule",
     "Scalar",
+    "at_loss",
     "dist_loss",
     "dist_parts",
     "dkd_loss",
@@ -44,13 +58,21 @@ __all__ = [
     "gdkd3_parts",
     "gdkd_loss",
     "gdkd_parts",
+    "hcl_loss",
     "kd_loss",
+    "kdsvd_loss",
+    "mean_pool",
+    "negative_mean",
     "non_target_mass",
+    "nst_loss",
+    "ofd_loss",
     "partition_kl",
     "pearson_distance",
+    "pool_to_smaller",
     "prkd_loss",
     "prkd_parts",
     "standardize",
     "tckd_nckd",
     "top_k_mask",
+    "vid_loss",
 ]
