@@ -27,6 +27,13 @@ COMPONENTS = {
     "GDKD3": ["task/ce", "target/high", "nontarget/top", "nontarget/rest"],
     "DIST": ["task/ce", "kd/inter", "kd/intra"],
     "PRKD": ["task/ce", "kd/kl", "kd/correlation"],
+    "AT": ["task/ce", "kd/attention"],
+    "FITNET": ["task/ce", "kd/hint"],
+    "NST": ["task/ce", "kd/nst"],
+    "VID": ["task/ce", "kd/vid"],
+    "KDSVD": ["task/ce", "kd/svd"],
+    "OFD": ["task/ce", "kd/ofd"],
+    "REVIEWKD": ["task/ce", "kd/hcl"],
 }
 
 every_distiller = pytest.mark.parametrize("name", list(DISTILLERS))
@@ -160,10 +167,10 @@ def test_an_unknown_hyper_parameter_is_a_type_error(name):
 
 @every_distiller
 def test_a_negative_weight_is_refused_by_the_name_of_its_setting(name):
-    """Every number of a method is a weight, unless it is a temperature or a fraction."""
+    """Every number of a method is a weight, unless it is a temperature, a fraction or a variance."""
     distiller = DISTILLERS.get(name)
     numbers = [key for key, p in inspect.signature(distiller.__init__).parameters.items() if isinstance(p.default, float)]
-    for key in set(numbers) - {"t", "temperature", "final_t", "k_initial"}:
+    for key in set(numbers) - {"t", "temperature", "final_t", "k_initial", "init_pred_var", "eps"}:
         setting = distiller.config_keys.get(key, key.upper())
         with pytest.raises(ConfigError, match=rf"^{name}\.{setting} must not be negative, not -0\.5$"):
             make_distiller(name, **{key: -0.5})
