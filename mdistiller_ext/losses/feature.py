@@ -73,7 +73,11 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _kernel_mean(a: Tensor, b: Tensor) -> Tensor:
-    return torch.bmm(a, b.transpose(1, 2)).square().mean()
+    """Mean of ``<a_i, b_j>^2`` over images and pairs of channels, of ``[N, C_a, P]`` and ``[N, C_b, P]``."""
+    pairs = a.shape[1] * b.shape[1]
+    if a.shape[2] ** 2 < pairs:  # the same sum by pairs of positions, which are fewer
+        return (a.mT @ a * (b.mT @ b)).sum(dim=(1, 2)).mean() / pairs
+    return (a @ b.mT).square().mean()
 
 
 # ---- VID ----------------------------------------------------------------------------------------------------------

@@ -189,8 +189,17 @@ def test_attention_takes_the_magnitude_of_activations_at_odd_powers():
     close(L.at_loss(-student, teacher, p=3), L.at_loss(student, teacher, p=3))
 
 
-def test_nst_keeps_no_tensor_of_channels_by_channels_by_positions():
-    student, teacher = random_maps([(2, 16, 8, 8), (2, 16, 8, 8)])
+@pytest.mark.parametrize("edge", [1, 2, 4])
+def test_nst_of_many_channels_on_few_positions_is_that_of_all_pairs(edge):
+    student, teacher = random_maps([(2, 8, edge, edge), (2, 6, edge, edge)])
+    s, t = (torch.nn.functional.normalize(maps.flatten(2), dim=2) for maps in (student, teacher))
+    means = [torch.einsum("ncp,ndp->ncd", a, b).square().mean() for a, b in ((t, t), (s, s), (s, t))]
+    close(L.nst_loss(student, teacher), means[0] + means[1] - 2 * means[2])
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 8, 8), (2, 64, 2, 2)])
+def test_nst_keeps_no_tensor_larger_than_a_map(shape):
+    student, teacher = random_maps([shape] * 2)
     sizes = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (sizes.append(x.numel()), x)[1], lambda x: x):
         L.nst_loss(student.requires_grad_(), teacher)
