@@ -1,9 +1,9 @@
-"""Distillation losses as pure functions on logits.
+"""Distillation losses as pure functions on logits and feature maps.
 
 Conventions, shared by all functions:
 
 - ``student`` and ``teacher`` are raw logits ``[N, C]`` (N samples, C classes), ``labels`` are class indices ``[N]``, masks
-  are bool ``[N, C]``.
+  are bool ``[N, C]``. In :mod:`.feature`, ``student`` and ``teacher`` are feature maps ``[N, C, H, W]``.
 - Gradients flow to every input that requires them. Pass a detached teacher.
 - Losses include the factor T^2 (Hinton et al., 2015) and are averaged over the batch, unless documented as
   *per sample*.
@@ -17,6 +17,18 @@ on configuration, modules, devices or epochs.
 
 from .attention import cat_loss
 from .contrast import contrast_scores, draw_contrast, hashed_integers, moved_entries, nce_loss
+from .feature import (
+    SVDRule,
+    at_loss,
+    hcl_loss,
+    kdsvd_loss,
+    mean_pool,
+    negative_mean,
+    nst_loss,
+    ofd_loss,
+    pool_to_smaller,
+    vid_loss,
+)
 from .logit import (
     KLType,
     Scalar,
@@ -43,8 +55,10 @@ __all__ = [
     "KLType",
     "MLKDRule",
     "PRKDVariant",
+    "SVDRule",
     "Scalar",
     "Views",
+    "at_loss",
     "cat_loss",
     "contrast_scores",
     "crld_parts",
@@ -58,15 +72,22 @@ __all__ = [
     "gdkd_parts",
     "gram_losses",
     "hashed_integers",
+    "hcl_loss",
     "kd_loss",
     "kd_parts",
+    "kdsvd_loss",
+    "mean_pool",
     "mlkd_parts",
     "moved_entries",
     "nce_loss",
+    "negative_mean",
     "non_target_mass",
+    "nst_loss",
+    "ofd_loss",
     "partition_kl",
     "pearson_distance",
     "pkt_loss",
+    "pool_to_smaller",
     "prkd_loss",
     "prkd_parts",
     "rkd_loss",
@@ -78,5 +99,6 @@ __all__ = [
     "ttm_loss",
     "ttm_parts",
     "unit_vectors",
+    "vid_loss",
     "wttm_loss",
 ]

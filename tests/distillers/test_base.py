@@ -38,10 +38,17 @@ COMPONENTS = {
     "WTTM": ["task/ce", "kd/wttm"],
     "MLKD": ["task/ce", "target/tckd", "nontarget/nckd", "kd/batch", "kd/class"],
     "CRLD": ["task/ce", "target/within", "target/cross", "nontarget/within", "nontarget/cross"],
+    "AT": ["task/ce", "kd/attention"],
+    "FITNET": ["task/ce", "kd/hint"],
+    "NST": ["task/ce", "kd/nst"],
+    "VID": ["task/ce", "kd/vid"],
+    "KDSVD": ["task/ce", "kd/svd"],
+    "OFD": ["task/ce", "kd/ofd"],
+    "REVIEWKD": ["task/ce", "kd/hcl"],
 }
 
 # Numbers that are no weights of losses.
-NOT_WEIGHTS = {"t", "temperature", "final_t", "k_initial", "epsilon", "momentum", "tau_w", "tau_s"}
+NOT_WEIGHTS = {"t", "temperature", "final_t", "k_initial", "epsilon", "momentum", "tau_w", "tau_s", "init_pred_var", "eps"}
 NOT_WEIGHTS_OF = {("TTM", "gamma"), ("WTTM", "gamma")}
 
 # Parameters of the student that a method does not train: parts of classifiers that it does not use.
