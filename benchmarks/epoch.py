@@ -69,7 +69,8 @@ def main() -> None:
     split, test_split = random_split(arguments.images), random_split(arguments.test_images, seed=1)
     train, test = our_loader(split, training=True, batch_size=BATCH), our_loader(test_split, training=False, batch_size=BATCH)
     pair = networks(arguments.student, arguments.teacher, train)
-    batch = next(iter(train))
+    images, labels = next(iter(train))
+    batch = images, labels
     ways = {"official way": official_way(pair, split, test_split, arguments.workers, batch, device)}
     ways["ours, fp32"] = our_way(pair, train, test, {}, batch)
     if has_bf16(device):

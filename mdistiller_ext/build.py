@@ -28,13 +28,16 @@ from .weights import load_weights
 
 
 def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader]:
-    """Training and test loader of the configured data set."""
+    """Training and test loader of the configured data set, with what the configured method needs of them."""
+    method = DISTILLERS.get(config.DISTILLER.TYPE)
     return create_loaders(
         config.DATASET.TYPE,
         batch_size=config.SOLVER.BATCH_SIZE,
         test_batch_size=config.DATASET.TEST.BATCH_SIZE,
         drop_last=config.DATASET.DROP_LAST,
         seed=config.EXPERIMENT.SEED,
+        views=method.views,
+        with_index=method.needs_index,
         **_data_options(config, device),
     )
 

@@ -15,7 +15,7 @@ from .meters import Averages, top_k_hits
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, ...]]) -> dict[str, float]:
     """Accuracies and mean cross-entropy of a model over the batches of all ranks.
 
     The model is evaluated in eval mode; afterwards the mode of each submodule is restored.
@@ -26,7 +26,7 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[
     device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
     averages = Averages(("top1", "top5", "loss"), device)
     with eval_mode(model):
-        for images, labels in loader:
+        for images, labels, *_ in loader:
             if not len(labels):  # a last batch with fewer images than ranks
                 continue
             logits, _ = model(images)

@@ -48,7 +48,7 @@ GROUPS: dict[str, dict[str, Setting]] = {
         "ON_ERROR": _data("stop", "policy on unreadable images: stop or skip", may_change=True, recipe=False, in_memory=False),
         "TEST.BATCH_SIZE": _data(64, "batch size of the evaluation", recipe=False, least=1),
         "DROP_LAST": _data(False, "drop the last training batch of an epoch where it is smaller than the others"),
-        "STRONG": _data([], "augmentations after the usual ones: autoaugment, randaugment, cutout, erasing", item=str),
+        "STRONG": _data([], "augmentations after the usual ones: autoaugment, randaugment, fixmatch, ...", item=str),
         "NUM_CLASSES": _data(0, "image folders: number of classes that there must be; 0: any"),
         "IMAGE_SIZE": _data(0, "image folders: size in pixels; 0: that of the data set"),
         "MEAN": _data([], "image folders: mean of each channel; []: that of the data set", item=float),

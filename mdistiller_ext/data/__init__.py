@@ -17,10 +17,10 @@ import torch
 
 from ..errors import ConfigError
 from ..registry import DATASETS, register_dataset
-from .augment import Augment, random_crop, random_crop_flip, strong_augment
+from .augment import Augment, check_strong, random_crop, random_crop_flip, strong_augment, view_augment
 from .base import Dataset, ImageFolderDataset, InMemoryDataset
 from .identity import DataIdentity
-from .image_transforms import evaluation_transform, training_transform
+from .image_transforms import evaluation_transform, training_transform, transform_in_views
 from .loader import InMemoryLoader, mix_seeds
 from .reading import list_samples, load_splits
 from .worker_loader import OnError, WorkerLoader, check_on_error
@@ -63,6 +63,8 @@ def create_loaders(
     limit: int = 0,
     drop_last: bool = False,
     seed: int = 0,
+    views: Sequence[str] = ("weak",),
+    with_index: bool = False,
     device: str | torch.device = "cpu",
     data_device: str | torch.device | None = None,
     num_workers: int = 2,
@@ -84,6 +86,9 @@ def create_loaders(
         limit: number of training and of test images to keep, balanced over the classes; 0 keeps all.
         drop_last: drop the last training batch of an epoch if it is smaller than ``batch_size``.
         seed: seed of order and augmentation.
+        views: views of each training image, augmented independently: ``weak``, as the data set does, or ``strong``. With more
+            than one, images are ``[B, V, 3, H, W]``.
+        with_index: the training loader also yields the positions of the images.
         device: device of the batches.
         data_device: device of images kept in memory, ``device`` by default.
         num_workers: dataloader workers of each loader, at most one per core; unused for data sets kept in memory.
@@ -114,8 +119,12 @@ def create_loaders(
         test_fraction=test_fraction,
         rank=rank,
         world_size=world_size,
+        views=views,
     )
-    return train(batch_size=batch_size, shuffle=True, drop_last=drop_last, seed=seed), test(batch_size=test_batch_size)
+    return (
+        train(batch_size=batch_size, shuffle=True, drop_last=drop_last, seed=seed, with_index=with_index),
+        test(batch_size=test_batch_size),
+    )
 
 
 def create_test_loader(name: str, *, batch_size: int, **options: Any) -> Loader:
@@ -123,7 +132,7 @@ def create_test_loader(name: str, *, batch_size: int, **options: Any) -> Loader:
 
     Args:
         batch_size: global batch size, over all ranks.
-        options: those of `create_loaders` except ``seed`` and ``drop_last``.
+        options: those of `create_loaders` that are not of training alone.
     """
     (test,) = _sources(name, ("test",), **options)
     return test(batch_size=batch_size)
@@ -147,6 +156,7 @@ def _sources(
     test_fraction: float = 0.2,
     rank: int = 0,
     world_size: int = 1,
+    views: Sequence[str] = ("weak",),
 ) -> list[Callable[..., Loader]]:
     """Return a factory of the loader of each split in ``parts``, which takes batch size and order."""
     dataset = dataset_entry(name)
@@ -161,15 +171,19 @@ def _sources(
     if not 0 < test_fraction < 1:
         raise ConfigError(f"the fraction of test images must lie between 0 and 1, got {test_fraction}")
     check_on_error(on_error)
+    check_strong(strong)
     mean, std = (
         own if isinstance(given, Sequence) and not given else given for given, own in ((mean, dataset.mean), (std, dataset.std))
     )
     if not (_are_three_numbers(mean) and _are_three_numbers(std) and min(std) > 0):
         raise ConfigError(f"mean and std must be three numbers each, on the scale 0..1, std above 0, got {mean!r} and {std!r}")
     root = Path(root)
+    augmentations = [(*strong, *view_augment(view)) for view in views]
     # Names are checked before files are read, which takes a while.
     if issubclass(dataset, InMemoryDataset):
-        augment = _both(dataset.augment, strong_augment(strong)) if strong else dataset.augment
+        augment = _in_views(
+            [_both(dataset.augment, strong_augment(names)) if names else dataset.augment for names in augmentations]
+        )
         splits, identity = load_splits(
             dataset, name=name, parts=parts, root=root, limit=limit, num_classes=num_classes, image_size=image_size
         )
@@ -194,7 +208,8 @@ def _sources(
         raise ConfigError(f"data set '{name}' derives neither from InMemoryDataset nor from ImageFolderDataset")
     num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     size = image_size or dataset.image_size
-    transforms = {"train": training_transform(size, strong), "test": evaluation_transform(size)}
+    training = transform_in_views([training_transform(size, names) for names in augmentations])
+    transforms = {"train": training, "test": evaluation_transform(size)}
     samples, count, identity = list_samples(
         dataset, name=name, parts=parts, root=root, limit=limit, num_classes=num_classes, test_fraction=test_fraction
     )
@@ -232,3 +247,10 @@ def _are_three_numbers(values: Any) -> TypeGuard[Sequence[float]]:
 
 def _both(first: Augment, second: Augment) -> Augment:
     return lambda images, generator: second(first(images, generator), generator)
+
+
+def _in_views(augments: Sequence[Augment]) -> Augment:
+    """Augment a batch once for each view: ``[B, C, H, W]`` -> ``[B, V, C, H, W]``; a single view adds no dimension."""
+    if len(augments) == 1:
+        return augments[0]
+    return lambda images, generator: torch.stack([augment(images, generator) for augment in augments], dim=1)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError, UnknownNameError, did_you_mean
+from .fixmatch import fixmatch
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """``(images uint8 [B, C, H, W], generator on the same device) -> images uint8 [B, C, H, W]``"""
@@ -106,16 +107,27 @@ def strong_augment(names: Sequence[str]) -> Augment:
     - ``autoaugment``: AutoAugment, CIFAR-10 policy, filled with grey (Cubuk et al., CVPR 2019).
     - ``randaugment``: RandAugment, 2 operations of magnitude 9 of 0..30 (Cubuk et al., 2020).
     - ``cutout``: `random_cutout` (DeVries and Taylor, 2017).
+    - ``fixmatch``: RandAugment with random magnitudes, then a grey square (`fixmatch.py`; Sohn et al., NeurIPS 2020).
     - ``erasing``: a black rectangle of 2 to 33 % of the image, with probability 1/4 (Zhong et al., AAAI 2020).
 
     GDKD's augmented CIFAR-100 teachers use ``["autoaugment", "cutout"]``. Cut-out pixels are black before normalization, as in
     GDKD; some releases set them to 0 after it, which is the mean colour.
 
-    The two policies run image by image: about 5,000 images per second on one CPU core, against 200,000 for crop and cutout.
+    The policies run image by image: about 5,000 images per second on one CPU core, against 200,000 for crop and cutout.
     Raises as check_strong.
     """
     check_strong(names)
     return functools.partial(_in_turn, [_STRONG[name]() for name in names])
+
+
+def view_augment(view: str) -> tuple[str, ...]:
+    """Names of the augmentations that a view of an image has besides the data set's own: ``strong`` has FixMatch's.
+
+    Raises UnknownNameError for another name than ``weak`` and ``strong``.
+    """
+    if view not in _VIEWS:
+        raise UnknownNameError(f"unknown view '{view}'{did_you_mean(view, _VIEWS) or '.'} Known: {', '.join(_VIEWS)}")
+    return _VIEWS[view]
 
 
 def check_strong(names: Sequence[str]) -> None:
@@ -187,8 +199,11 @@ def _transforms() -> Any:
 _STRONG: dict[str, Callable[[], Augment]] = {
     "autoaugment": _autoaugment,
     "randaugment": _randaugment,
+    "fixmatch": lambda: functools.partial(_one_by_one, fixmatch),
     "cutout": lambda: random_cutout,
     "erasing": _erasing,
 }
 STRONG = tuple(_STRONG)
 """Names accepted by `strong_augment`"""
+
+_VIEWS: dict[str, tuple[str, ...]] = {"weak": (), "strong": ("fixmatch",)}

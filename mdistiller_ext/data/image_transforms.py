@@ -6,6 +6,7 @@ the caller seeds. For batches of small images see ``augment.py``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from .augment import check_strong, random_cutout
+from .fixmatch import fixmatch
 
 Transform = Callable[[Image.Image], Tensor]
 """``PIL image -> uint8 [3, size, size]``"""
 
-_ON_TENSORS = ("erasing", "cutout")
+_ON_TENSORS = ("erasing", "cutout", "fixmatch")
 
 
 def training_transform(size: int, strong: Sequence[str] = ()) -> Transform:
@@ -26,7 +28,7 @@ def training_transform(size: int, strong: Sequence[str] = ()) -> Transform:
 
     Args:
         strong: any of ``autoaugment`` (ImageNet policy), ``randaugment`` (2 operations of magnitude 9), ``erasing`` (a black
-            rectangle with probability 1/4) and ``cutout`` (a black square of half the side).
+            rectangle with probability 1/4), ``cutout`` (a black square of half the side) and ``fixmatch`` (`fixmatch.py`).
 
     Raises as augment.check_strong.
     """
@@ -43,6 +45,15 @@ def training_transform(size: int, strong: Sequence[str] = ()) -> Transform:
     if not on_tensors:
         steps.append(v2.PILToTensor())
     return v2.Compose(steps)
+
+
+def transform_in_views(transforms: Sequence[Transform]) -> Transform:
+    """Transform an image once for each view: uint8 ``[V, 3, size, size]``; a single view adds no dimension."""
+    return transforms[0] if len(transforms) == 1 else functools.partial(_stacked, transforms)
+
+
+def _stacked(transforms: Sequence[Transform], image: Image.Image) -> Tensor:
+    return torch.stack([transform(image) for transform in transforms])
 
 
 def evaluation_transform(size: int) -> Transform:
@@ -67,4 +78,4 @@ def _strong_step(name: str) -> Any:
         return v2.RandAugment(num_ops=2, magnitude=9)
     if name == "erasing":
         return v2.RandomErasing(p=0.25)
-    return _cutout
+    return fixmatch if name == "fixmatch" else _cutout

@@ -34,7 +34,8 @@ class InMemoryLoader:
         labels: int64 ``[N]`` on the same device.
         batch_size: global batch size, over all ranks.
         mean, std: per channel, for images scaled to 0..1.
-        augment: applied to a batch before normalization.
+        augment: applied to a batch before normalization; images are ``[B, V, C, H, W]`` if it returns several views.
+        with_index: also yield the positions of the images in ``images``, int64 ``[B]``.
         drop_last: drop the last batch of an epoch if it is smaller than ``batch_size``.
         device: device of the batches, the images' own by default.
         num_classes: number of classes, by default the largest label + 1.
@@ -53,6 +54,7 @@ class InMemoryLoader:
         mean: Sequence[float],
         std: Sequence[float],
         augment: Augment | None = None,
+        with_index: bool = False,
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int = 0,
@@ -69,6 +71,7 @@ class InMemoryLoader:
         self.num_images = images_of_an_epoch(len(images), batch_size, drop_last)  # over all ranks
         self.batch_size = batch_size
         self.augment = augment
+        self.with_index = with_index
         self.shuffle = shuffle
         self.seed = seed
         self.identity = identity
@@ -94,7 +97,7 @@ class InMemoryLoader:
         """Number of batches of an epoch, including a smaller last one unless ``drop_last`` (mdistiller drops none)."""
         return -(-self.num_images // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         device = self.images.device
         generator = torch.Generator(device).manual_seed(mix_seeds(self.seed, self.epoch))
         order = torch.arange(len(self.images), device=device)
@@ -102,16 +105,15 @@ class InMemoryLoader:
             order = torch.randperm(len(self.images), generator=generator, device=device)
         left_out = self.first_batch
         for several in order[: self.num_images].split(self.batch_size * max(1, _GATHERED // self.batch_size)):
-            images, labels = self.images[several], self.labels[several]
+            parts = [self.images[several], self.labels[several], *([several] if self.with_index else [])]
             if self.augment is not None:
-                images = self.augment(images, generator)  # also of skipped batches: the generator advances
-            for some, theirs in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
+                parts[0] = self.augment(parts[0], generator)  # also of skipped batches: the generator advances
+            for batch in zip(*(part.split(self.batch_size) for part in parts), strict=True):
                 if left_out:
                     left_out -= 1
                     continue
-                some, theirs = some[self.rows], theirs[self.rows]
-                some, theirs = some.to(self.device, non_blocking=True), theirs.to(self.device, non_blocking=True)
-                yield some.float().mul_(self._scale).add_(self._shift), theirs
+                images, *others = (part[self.rows].to(self.device, non_blocking=True) for part in batch)
+                yield images.float().mul_(self._scale).add_(self._shift), *others
 
 
 def images_of_an_epoch(count: int, batch_size: int, drop_last: bool) -> int:

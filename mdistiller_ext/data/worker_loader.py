@@ -50,7 +50,8 @@ class WorkerLoader:
     Args:
         samples: image files and labels.
         transform: PIL image (RGB) -> uint8 ``[3, image_size, image_size]``, with torch's generator as its only source of
-            random numbers.
+            random numbers. Images are ``[B, V, 3, S, S]`` if it returns several views ``[V, 3, S, S]``.
+        with_index: also yield the positions of the images in ``samples``, int64 ``[B]``.
         mean, std: per channel, for images scaled to 0..1.
         batch_size: global batch size, over all ranks.
         drop_last: drop the last batch of an epoch if it is smaller than ``batch_size``.
@@ -76,6 +77,7 @@ class WorkerLoader:
         batch_size: int,
         mean: Sequence[float],
         std: Sequence[float],
+        with_index: bool = False,
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int = 0,
@@ -94,6 +96,7 @@ class WorkerLoader:
         self.identity = identity
         self.num_classes = num_classes
         self.batch_size = batch_size
+        self.with_index = with_index
         self.device = torch.device(device)
         self.image_shape = (3, image_size, image_size)
         self.labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
@@ -127,14 +130,15 @@ class WorkerLoader:
         """Number of batches of an epoch, including a smaller last one unless ``drop_last``."""
         return -(-self.num_images // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for batch in self._pool.run(self._keys):
             if isinstance(batch, UserError):
                 raise batch
             *tensors, unreadable = batch
             self._warn_once(unreadable)
-            images, labels = (part.to(self.device, non_blocking=self._pinned) for part in tensors)
-            yield images.float().mul_(self._scale).add_(self._shift), labels
+            images, labels, index = (part.to(self.device, non_blocking=self._pinned) for part in tensors)
+            others = (labels, index) if self.with_index else (labels,)
+            yield images.float().mul_(self._scale).add_(self._shift), *others
 
     def _warn_once(self, unreadable: dict[int, str]) -> None:
         """Warn about skipped images, once per image."""
@@ -168,14 +172,14 @@ class _EpochKeys:
             yield indices[self.rows].tolist(), epoch_seed
 
 
-_Batch = tuple[Tensor, Tensor, dict[int, str]]
+_Batch = tuple[Tensor, Tensor, Tensor, dict[int, str]]
 
 
 class _Batches(Dataset[_Batch | UserError]):
     """Map-style dataset of whole batches, evaluated in a worker.
 
-    ``(indices, seed of the epoch)`` -> images uint8 ``[B, 3, S, S]``, labels int64 ``[B]``, messages on skipped images by
-    index. A UserError is returned: raised in a worker, it would arrive wrapped in that process's traceback.
+    ``(indices, seed of the epoch)`` -> images uint8 ``[B, 3, S, S]``, labels and indices int64 ``[B]``, messages on skipped
+    images by index. A UserError is returned: raised in a worker, it would arrive wrapped in that process's traceback.
     """
 
     def __init__(
@@ -199,16 +203,17 @@ class _Batches(Dataset[_Batch | UserError]):
 
     def __getitem__(self, key: tuple[list[int], int]) -> _Batch | UserError:
         indices, epoch_seed = key
-        images = torch.empty(len(indices), *self.image_shape, dtype=torch.uint8)
+        images: list[Tensor] = []
         shown: list[int] = []
         unreadable: dict[int, str] = {}
         try:
             for index in indices:
                 readable, image = self._read(index, unreadable)
                 if readable == index or self.replace:
-                    images[len(shown)].copy_(self._transformed(image, mix_seeds(epoch_seed, readable)))
+                    images.append(self._transformed(image, mix_seeds(epoch_seed, readable)))
                     shown.append(readable)
-            return _shared(images[: len(shown)]), _shared(self.labels[shown]), unreadable
+            stacked = torch.stack(images) if images else torch.empty(0, *self.image_shape, dtype=torch.uint8)
+            return _shared(stacked), _shared(self.labels[shown]), _shared(torch.tensor(shown, dtype=torch.int64)), unreadable
         except UserError as error:
             return error
 

@@ -13,9 +13,20 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..registry import DISTILLERS, register_distiller
-from .base import Distiller, Output, Progress, Weight
+from .base import Distiller, Progress, Weight
+from .outputs import Batch, Features, Output
 
-__all__ = ["Distiller", "Output", "Progress", "Weight", "check_hyper_parameters", "create_distiller", "register_distiller"]
+__all__ = [
+    "Batch",
+    "Distiller",
+    "Features",
+    "Output",
+    "Progress",
+    "Weight",
+    "check_hyper_parameters",
+    "create_distiller",
+    "register_distiller",
+]
 
 
 def create_distiller(name: str, student: nn.Module, teacher: nn.Module | None, /, **hyper_parameters: Any) -> Distiller:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
-from typing import Annotated, Any, ClassVar, NamedTuple
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,12 @@ from ..distributed import all_gather_rows
 from ..errors import ConfigError, listing
 from ..evaluate import eval_mode, try_images
 from ..losses import standardize
+from .outputs import Batch, Output, Outputs, run_network
 
 ROLES = ("task", "target", "nontarget", "kd")
 
 Weight = Annotated[float, "not negative"]
 """Annotation of a hyper-parameter that weights a loss; negative values raise ConfigError."""
-
-
-class Output(NamedTuple):
-    """Output of a model: logits ``[N, C]`` and features by name."""
-
-    logits: Tensor
-    features: dict[str, Any]
 
 
 class Progress:
@@ -67,18 +62,12 @@ def paired_logits(student: Output, teacher: Output, *, standardized: bool) -> tu
     return student.logits, teacher.logits
 
 
-def _run(model: nn.Module, images: Tensor) -> Output:
-    output = model(images)
-    if not isinstance(output, tuple) or len(output) != 2:
-        raise ConfigError(f"{type(model).__name__} must return (logits [N, C], features by name), not {type(output).__name__}")
-    return Output(*output)
-
-
 class Distiller(nn.Module):
     """Base class of distillation methods: a student, a frozen teacher and the losses between them.
 
-    Subclasses override :meth:`losses`. The keyword-only arguments of their ``__init__`` are the hyper-parameters, and become
-    settings ``METHOD.ARGUMENT`` with the same defaults. Layers that a subclass adds are trained with the student.
+    Subclasses override :meth:`losses` and, to build layers from the shapes of features, :meth:`setup`. The keyword-only
+    arguments of their ``__init__`` are the hyper-parameters, and become settings ``METHOD.ARGUMENT`` with the same defaults.
+    Layers, parameters and buffers that a subclass adds are trained, saved and resumed with the student.
 
     Args:
         student: the network to train.
@@ -88,10 +77,18 @@ class Distiller(nn.Module):
     """
 
     needs_teacher: ClassVar[bool] = True
+    # Whether batches name the positions of their images in the training set; ``train_labels`` is then set before setup().
+    needs_index: ClassVar[bool] = False
+    # Views of each image, each augmented on its own: ``weak`` (as the data set does) and ``strong``.
+    views: ClassVar[tuple[str, ...]] = ("weak",)
     # Names of settings that differ from the argument's name in capitals, such as {"ce_weight": "LOSS.CE_WEIGHT"}.
     config_keys: ClassVar[dict[str, str]] = {}
     # Number of last epochs whose students are averaged at the end of training; 0 disables averaging.
     average_last: int = 0
+    # Factor on the learning rate of own layers, by the name of the attribute, such as {"projection": 10.0}.
+    lr_scale: Mapping[str, float] = {}
+    # Labels of the training set, int64 [images], if ``needs_index``.
+    train_labels: Tensor | None = None
     # Number of samples of the current batch on each rank; None with a single process.
     batch_sizes: list[int] | None = None
     # Autocast dtype of the student's forward pass; None disables autocast. Losses are computed in float32.
@@ -108,15 +105,28 @@ class Distiller(nn.Module):
         self.student = student
         self.teacher = teacher
         self._names: set[str] = set()  # of the components, set by the first call
+        self._is_set_up = type(self).setup is Distiller.setup
+        self._reads_batch = list(inspect.signature(self.losses).parameters)[2:3] == ["batch"]
         if teacher is not None:
             teacher.requires_grad_(False).eval()
 
-    def losses(self, student: Output, teacher: Output, labels: Tensor, progress: Progress) -> dict[str, Tensor]:
+    def setup(self, student: Any, teacher: Any) -> None:
+        """Build layers of the method's own from the shapes of features; nothing by default.
+
+        Called once before training, without gradients.
+
+        Args:
+            student, teacher: as in :meth:`losses`, of two black images, in eval mode.
+        """
+
+    def losses(self, student: Any, teacher: Any, batch: Any, progress: Progress) -> dict[str, Tensor]:
         """Compute the loss components.
 
         Args:
-            student, teacher: outputs for the same batch, logits ``[N, C]``. Without a teacher, both are the student's.
-            labels: ``[N]``.
+            student, teacher: Output for the same batch, logits ``[N, C]``; with several ``views`` a tuple of them, in their
+                order. Without a teacher, both are the student's.
+            batch: Batch with ``labels`` ``[N]`` and, if ``needs_index``, ``index`` ``[N]``. A method that names this parameter
+                ``labels`` is given the labels only.
 
         Returns:
             Scalar tensors by ``role/name``, already weighted, whose sum is the loss. Roles: ``task`` (labels), ``target`` and
@@ -125,25 +135,39 @@ class Distiller(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, images: Tensor, labels: Tensor, progress: Progress) -> tuple[Output, dict[str, Tensor]]:
-        """The student's output and the loss components of a batch: images ``[N, 3, H, W]``, labels ``[N]``."""
-        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
-            student = _run(self.student, images)
-        student = student._replace(logits=student.logits.to(images.dtype))
-        # Without a teacher, losses() receives the student's output twice.
-        teacher = student
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher = _run(self.inference_network(), images)
+    def forward(
+        self, images: Tensor, labels: Tensor, progress: Progress, index: Tensor | None = None
+    ) -> tuple[Output, dict[str, Tensor]]:
+        """The student's output, for the first view, and the loss components of a batch.
+
+        Args:
+            images, labels, index: see Batch.
+        """
+        if not self._is_set_up:
+            self.prepare((images.shape[-3], images.shape[-2], images.shape[-1]))
+        student, teacher = self._outputs(images)
+        first = student if isinstance(student, Output) else student[0]
         if not self._names:
-            self._check_outputs(student, teacher, labels)
-        losses = self.losses(student, teacher, labels, progress)
+            self._check_outputs(first, teacher if isinstance(teacher, Output) else teacher[0], labels)
+        losses = self.losses(student, teacher, Batch(images, labels, index) if self._reads_batch else labels, progress)
         if not self._names:
             self._check_losses(losses)
             self._names = set(losses)
         if losses.keys() != self._names:
             raise ConfigError(self._other_names(losses.keys(), progress))
-        return student, losses
+        return first, losses
+
+    def _outputs(self, images: Tensor) -> tuple[Outputs, Outputs]:
+        """Outputs of student and teacher."""
+        views = images.unbind(1) if len(self.views) > 1 else (images,)
+        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+            student = tuple(run_network(self.student, view, "student") for view in views)
+        # Without a teacher, losses() receives the student's output twice.
+        teacher = student
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher = tuple(run_network(self.inference_network(), view, "teacher") for view in views)
+        return (student, teacher) if len(views) > 1 else (student[0], teacher[0])
 
     def inference_network(self) -> nn.Module:
         """The network that :meth:`forward` runs as the teacher: the teacher itself, or a copy prepared for inference."""
@@ -191,21 +215,41 @@ class Distiller(nn.Module):
             "Return a component that does not apply as zero, such as 0 * student.logits.sum()"
         )
 
+    def prepare(self, image_shape: tuple[int, int, int]) -> None:
+        """Build the method's own layers by :meth:`setup`, on the student's device and in its dtype; only the first call does.
+
+        Trainers do so, and so does the first forward pass. In a training loop of one's own, call it before creating the
+        optimizer. Raises ConfigError if a model does not support images ``[3, H, W]`` of this shape, or from ``setup``.
+        """
+        if not self._is_set_up:
+            self._prepare(self._black_images(image_shape))
+
+    def _prepare(self, images: Tensor) -> None:
+        if self.needs_index and self.train_labels is None:
+            raise ConfigError(f"{type(self).__name__} needs the labels of the training set: set distiller.train_labels")
+        with eval_mode(self), torch.no_grad():
+            self.setup(*self._outputs(images))
+        self.to(images.device, images.dtype)
+        if any(isinstance(module, nn.SyncBatchNorm) for module in self.student.modules()):
+            for name, layer in self.named_children():
+                if name not in ("student", "teacher"):
+                    setattr(self, name, nn.SyncBatchNorm.convert_sync_batchnorm(layer))
+        self._is_set_up = True
+
     def component_names(self, image_shape: tuple[int, int, int]) -> list[str]:
-        """Names of the components, determined by a forward pass on two images ``[3, H, W]`` of zeros in eval mode.
+        """Prepare the method, and return the names of its components, those of two black images ``[3, H, W]`` in eval mode.
 
         Raises ConfigError if a model does not support such images, an output or hyper-parameter is invalid, or a loss is not
         finite.
         """
-        weight = next(self.student.parameters())
-        images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)
-        for model in (self.student, self.teacher):
-            if model is not None:
-                try_images(model, images)
-        labels = torch.zeros(2, dtype=torch.long, device=weight.device)
+        images = self._black_images(image_shape)
+        labels = torch.zeros(2, dtype=torch.long, device=images.device)
         try:
+            if not self._is_set_up:
+                self._prepare(images)
             with eval_mode(self), torch.no_grad():
-                _, losses = self(images, labels, Progress(1, 1, weight.device))
+                index = labels if self.needs_index else None
+                _, losses = self(images, labels, Progress(1, 1, images.device), index)
         except ConfigError:
             raise
         except ValueError as error:  # a loss function rejects an argument
@@ -215,6 +259,15 @@ class Distiller(nn.Module):
             raise ConfigError(f"{type(self).__name__} gives no finite {', '.join(bad)}; look at its temperature and weights")
         return list(losses)
 
+    def _black_images(self, image_shape: tuple[int, int, int]) -> Tensor:
+        """Two images of zeros, in all views. Raises ConfigError if a model does not support them."""
+        weight = next(self.student.parameters())
+        images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)
+        for model in (self.student, self.teacher):
+            if model is not None:
+                try_images(model, images)
+        return images if len(self.views) == 1 else torch.stack([images] * len(self.views), dim=1)
+
     def train(self, mode: bool = True) -> Distiller:
         """Set the mode of the student and the method's own layers; the teacher stays in eval mode."""
         super().train(mode)
@@ -223,7 +276,11 @@ class Distiller(nn.Module):
         return self
 
     def learnable_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the student and of the method's own layers."""
+        """Parameters of the student and of the method's own layers. Raises RuntimeError before those are built."""
+        if not self._is_set_up:
+            raise RuntimeError(
+                f"{type(self).__name__} has no layers yet: call prepare(image_shape) before creating an optimizer"
+            )
         return (p for name, p in self.named_parameters() if not name.startswith("teacher."))
 
     def own_state_dict(self) -> dict[str, Tensor]:

@@ -20,11 +20,11 @@ def update_average(state: TrainState, epochs: int) -> None:
         state.average.update_parameters(state.distiller.student)
 
 
-def averaged_student(average: AveragedModel, batches: Iterable[tuple[Tensor, Tensor]]) -> nn.Module:
+def averaged_student(average: AveragedModel, batches: Iterable[Tensor]) -> nn.Module:
     """Copy of the averaged student with the batch-norm statistics of ``batches``; the average stays as it is.
 
     Args:
-        batches: this rank's images and labels.
+        batches: this rank's images ``[N, 3, H, W]``.
     """
     student: nn.Module = copy.deepcopy(average.module)
     update_bn(batches, student)

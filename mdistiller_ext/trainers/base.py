@@ -111,6 +111,8 @@ class BaseTrainer:
 
         options = stream_options or {}
         separate = self.streams(momentum, **options)
+        if distiller.needs_index:
+            distiller.train_labels = train_loader.labels
         components = distiller.component_names(train_loader.image_shape)
         check_roles(type(self), type(distiller), separate, components)
         self.active_streams = merge_streams(separate) if merge else separate
@@ -149,7 +151,7 @@ class BaseTrainer:
             checkpoint_steps=checkpoint_steps,
             step_scheduler=self.scheduler_steps_each_batch,
         )
-        self.plain_step = PlainStep(lambda images, labels: self.train_step(images, labels), averages)
+        self.plain_step = PlainStep(lambda *inputs: self.train_step(*inputs), averages)
         self.captures = cuda_graph and self.device.type == "cuda" and world_size() == 1
         self.record_to(Recorder())
         self.shutdown = ShutdownRequest()
@@ -186,12 +188,12 @@ class BaseTrainer:
         if self.captures:
             self.fast_step = CapturedStep(self.plain_step, self.state, self.train_loader.batch_size, recorder.note)
 
-    def train_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Update the student by a batch; usable in loops of one's own.
+    def train_step(self, images: Tensor, labels: Tensor, index: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Update the student by a batch (see Batch); usable in loops of one's own.
 
-        Images ``[N, 3, H, W]``, labels ``[N]`` -> the student's logits ``[N, C]`` and the loss components.
+        Returns the student's logits ``[N, C]`` and the loss components.
         """
-        return update(self.distiller, self.optimizer, self.active_streams, self.progress, images, labels)
+        return update(self.distiller, self.optimizer, self.active_streams, self.progress, images, labels, index)
 
     def train(self) -> dict[str, Any]:
         """Train from the current state to the last epoch; returns the summary of the run.
@@ -269,7 +271,7 @@ class BaseTrainer:
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
         return evaluate(model, self._until_stopped(self.test_loader))
 
-    def _until_stopped(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _until_stopped(self, batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
         """Batches of a pass that changes nothing, until a rank is asked to stop."""
         for batch in batches:
             yield batch
@@ -288,7 +290,9 @@ class BaseTrainer:
             self.train_loader.set_epoch(self.epochs)
             batches = enumerate(self._until_stopped(self.train_loader))
             sizes = functools.partial(batch_sizes, self.train_loader)
-            used = (batch for step, batch in batches if len(batch[1]) and is_trained_on(self.distiller, sizes(step)))
+            used = (images for step, (images, *_) in batches if len(images) and is_trained_on(self.distiller, sizes(step)))
+            if len(self.distiller.views) > 1:
+                used = (images[:, 0] for images in used)
             averaged = averaged_student(state.average, used)
             summary["average_top1"] = self._evaluate(averaged)["top1"]
             summary["average_epochs"] = int(state.average.n_averaged)

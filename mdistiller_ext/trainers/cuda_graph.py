@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..distillers.outputs import Batch
 from .state import TrainState
-from .step import Batch, PlainStep
+from .step import PlainStep
 
 Compute = Callable[[Batch], None]
 """Change tensors in place from a batch, and read nothing back to the host."""
@@ -81,7 +82,7 @@ class GraphedStep:
 
     def __init__(self, compute: Compute, batch: Batch, tensors: Groups) -> None:
         self.compute = compute
-        self.batch = batch._replace(images=batch.images.clone(), labels=batch.labels.clone())
+        self.batch = batch.map(torch.Tensor.clone)
         device = batch.images.device
         before = _copies(tensors)
         generator = torch.cuda.get_rng_state(device)
@@ -119,8 +120,8 @@ class GraphedStep:
         if batch.images.shape != self.batch.images.shape:  # the last batch of an epoch
             self.compute(batch)
             return
-        self.batch.images.copy_(batch.images, non_blocking=True)
-        self.batch.labels.copy_(batch.labels, non_blocking=True)
+        for own, given in zip(self.batch.inputs.values(), batch.inputs.values(), strict=True):
+            own.copy_(given, non_blocking=True)
         self.graph.replay()
 
 

@@ -10,13 +10,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..distillers.base import Progress
+from ..distillers.outputs import Batch
 from ..distributed import world_size
 from ..errors import DataWorkerError
 from .loaders import Loader
 from .nonfinite import CheckedStep, NonFiniteError, is_finite
 from .recorder import Recorder
 from .state import Row, TrainState
-from .step import Batch, Step, batch_sizes, is_trained_on, padded
+from .step import Step, batch_sizes, is_trained_on
 
 _NONFINITE_CHECK_INTERVAL = 2.0  # seconds; a check synchronises the device
 
@@ -95,8 +96,8 @@ class EpochLoop:
         self.loader.set_epoch(state.epoch + 1, state.step)
         first, started = state.step, time.perf_counter()
         last_check = started
-        for images, labels in self.loader:
-            self._train_batch(checked if state.step < suspected else fast, images, labels)
+        for inputs in self.loader:
+            self._train_batch(checked if state.step < suspected else fast, inputs)
             last = state.step == len(self.loader)
             save = self.checkpoint_steps > 0 and state.step % self.checkpoint_steps == 0 and not last
             # One rank's clock decides for all.
@@ -120,12 +121,12 @@ class EpochLoop:
             if stop:
                 raise StopAgreed
 
-    def _train_batch(self, step: Step, images: Tensor, labels: Tensor) -> None:
+    def _train_batch(self, step: Step, inputs: tuple[Tensor, ...]) -> None:
         """Take one step with this rank's part of a batch."""
         state, sizes = self.state, batch_sizes(self.loader, self.state.step)
         state.distiller.batch_sizes = sizes if world_size() > 1 else None
         if is_trained_on(state.distiller, sizes):
-            step(padded(Batch(images, labels, sizes)))
+            step(Batch.of(inputs, sizes).padded())
         state.step += 1
         if self.step_scheduler:
             state.scheduler.step()

@@ -11,18 +11,23 @@ from torch import Tensor
 class Loader(Protocol):
     """A dataloader that yields this rank's rows of each batch, on the training device, as a function of the epoch's number.
 
-    ``batch_size`` and ``num_images`` (of an epoch) are those of all ranks.
+    A batch is ``(images, labels)``, for methods with ``needs_index`` ``(images, labels, index)``; see Batch.
+
+    Attributes:
+        batch_size, num_images: of a batch and of an epoch, over all ranks.
+        labels: of the whole training set, int64 ``[images]``; read only for methods with ``needs_index``.
     """
 
     batch_size: int
     num_images: int
+    labels: Tensor
 
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]: ...
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None: ...
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..distillers.base import Distiller
+from ..distillers.outputs import Batch
 from ..distributed import all_gather_object, all_gather_rows, any_reduce
 from ..errors import ConfigError, TrainingError
 from .recorder import Recorder
 from .state import TrainState
-from .step import Batch, PlainStep
+from .step import PlainStep
 
 OnNonFinite = Literal["stop", "skip"]
 """Stop the run at a loss or gradient that is not finite, or skip the batch."""
@@ -65,7 +66,7 @@ class CheckedStep:
 
     def __call__(self, batch: Batch) -> None:
         before = self.state.snapshot()
-        logits, losses = self.plain.train_step(batch.images, batch.labels)
+        logits, losses = self.plain.train_step(*batch.inputs.values())
         values = torch.stack(list(losses.values())) if batch.size else self.state.averages.sums
         if is_finite(values, self.state.distiller):
             self.plain.record(batch, logits, losses)
@@ -92,8 +93,7 @@ class CheckedStep:
             "epoch": epoch,
             "step": step,
             "components": components,
-            "images": all_gather_rows(batch.images, batch.sizes),
-            "labels": all_gather_rows(batch.labels, batch.sizes),
+            **{name: all_gather_rows(rows, batch.sizes) for name, rows in batch.inputs.items()},
             "student": self.state.distiller.student.state_dict(),
         }
         kept = "" if self.state.skipped >= _MAX_KEPT else self.recorder.save_batch(f"not_finite_{epoch}_{step}", content)

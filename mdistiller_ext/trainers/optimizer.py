@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..distillers.base import Distiller
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean, listing
 from ..optim import ComponentSGD
 from .streams import Stream
 
@@ -34,7 +34,7 @@ def create_optimizer(
     decaying = next((stream for stream in streams if stream.decays), streams[0])
     try:
         return ComponentSGD(
-            decay_groups(distiller, no_decay),
+            parameter_groups(distiller, no_decay, lr),
             lr,
             {stream.name: stream.momentum for stream in streams},
             weight_decay,
@@ -47,14 +47,15 @@ def create_optimizer(
         raise ConfigError(f"SOLVER: {error}") from error
 
 
-def decay_groups(distiller: Distiller, no_decay: Collection[str]) -> list[dict[str, Any]]:
-    """The learnable parameters as optimizer groups: those with weight decay, then those without, if there are any.
+def parameter_groups(distiller: Distiller, no_decay: Collection[str], lr: float) -> list[dict[str, Any]]:
+    """The learnable parameters as optimizer groups, by weight decay and learning rate; the first has the usual ones.
 
     Args:
-        no_decay: kinds of parameters without it: ``norm``, the weights and biases of normalisation layers; ``bias``, all
-            biases. DIST's ImageNet recipe has both.
+        no_decay: kinds of parameters without weight decay: ``norm``, the weights and biases of normalisation layers; ``bias``,
+            all biases. DIST's ImageNet recipe has both.
+        lr: learning rate, to be multiplied by ``distiller.lr_scale``.
 
-    Raises ConfigError for another kind.
+    Raises ConfigError for another kind, and for an invalid ``lr_scale``.
     """
     unknown = sorted(set(no_decay).difference(KINDS))
     if unknown:
@@ -65,8 +66,29 @@ def decay_groups(distiller: Distiller, no_decay: Collection[str]) -> list[dict[s
         for name, parameter in module.named_parameters(recurse=False)
         if ("norm" in no_decay and isinstance(module, _NORMS)) or ("bias" in no_decay and name == "bias")
     }
-    learnable = list(distiller.learnable_parameters())
-    decayed = [p for p in learnable if p not in exempt]
-    others = [p for p in learnable if p in exempt]
-    groups: list[dict[str, Any]] = [{"params": decayed}]
-    return [*groups, {"params": others, "weight_decay": 0.0}] if others else groups
+    scales = _scales(distiller)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, False): []}
+    for parameter in distiller.learnable_parameters():
+        groups.setdefault((scales.get(parameter, 1.0), parameter in exempt), []).append(parameter)
+    return [
+        {"params": parameters} | ({"weight_decay": 0.0} if is_exempt else {}) | ({"lr": lr * scale} if scale != 1 else {})
+        for (scale, is_exempt), parameters in groups.items()
+        if parameters
+    ]
+
+
+def _scales(distiller: Distiller) -> dict[nn.Parameter, float]:
+    """Factor on the learning rate of each parameter of own layers with one. Raises ConfigError for an invalid ``lr_scale``."""
+    own = {name.split(".")[0] for name, _ in distiller.named_parameters()} - {"student", "teacher"}
+    scales: dict[nn.Parameter, float] = {}
+    for name, factor in distiller.lr_scale.items():
+        where = f"{type(distiller).__name__}.lr_scale"
+        if name not in own:
+            raise ConfigError(
+                f"{where} names '{name}'{did_you_mean(name, own) or '.'} Own layers: {listing(sorted(own)) or 'none'}"
+            )
+        if not factor >= 0:
+            raise ConfigError(f"{where}['{name}'] must not be negative, not {factor}")
+        layer = getattr(distiller, name)
+        scales |= dict.fromkeys(layer.parameters() if isinstance(layer, nn.Module) else [layer], factor)
+    return scales

@@ -26,7 +26,8 @@ def create_scheduler(
 ) -> schedulers.LambdaLR | schedulers.OneCycleLR:
     """Scheduler ``onecycle``, to be stepped after every batch, ``steps`` an epoch; or :func:`schedule`'s, after every epoch."""
     if name == "onecycle":
-        return schedulers.OneCycleLR(optimizer, lr, epochs=epochs, steps_per_epoch=steps, cycle_momentum=False)
+        highest = [group["lr"] for group in optimizer.param_groups]
+        return schedulers.OneCycleLR(optimizer, highest, epochs=epochs, steps_per_epoch=steps, cycle_momentum=False)
     final = min_lr / lr if lr else 0.0
     rule = schedule(
         name, epochs, stages=stages, rate=rate, final=final, warmup_epochs=warmup_epochs, warmup_factor=warmup_factor

@@ -7,12 +7,12 @@ one of ``cuda_graph.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..distillers.base import Distiller, Progress
+from ..distillers.outputs import Batch
 from ..distributed import GradientExchange, local_batch_sizes, rank, world_size
 from ..errors import TrainingError
 from ..meters import Averages, top_k_hits
@@ -24,26 +24,6 @@ Result = tuple[Tensor, dict[str, Tensor]]
 """The student's logits ``[N, C]`` and the loss components of a step"""
 
 
-class Batch(NamedTuple):
-    """This rank's part of a batch.
-
-    Attributes:
-        images: ``[N, 3, H, W]``.
-        labels: ``[N]``.
-        sizes: number of samples on each rank. A rank without any has one zero image with weight 0, since every rank takes part
-            in the exchange of gradients.
-    """
-
-    images: Tensor
-    labels: Tensor
-    sizes: Sequence[int]
-
-    @property
-    def size(self) -> int:
-        """Number of samples that count on this rank."""
-        return self.sizes[rank()]
-
-
 Step = Callable[[Batch], None]
 """Train on a batch, and add its losses and hits to the running averages."""
 
@@ -51,14 +31,6 @@ Step = Callable[[Batch], None]
 def batch_sizes(loader: Loader, step: int) -> list[int]:
     """Number of images of an epoch's batch ``step``, from 0, on each rank."""
     return local_batch_sizes(min(loader.batch_size, loader.num_images - step * loader.batch_size))
-
-
-def padded(batch: Batch) -> Batch:
-    """The batch; an empty one is padded with a zero image, whose weight is 0."""
-    if len(batch.labels):
-        return batch
-    images, labels = batch.images, batch.labels
-    return batch._replace(images=images.new_zeros(1, *images.shape[1:]), labels=labels.new_zeros(1))
 
 
 def is_trained_on(distiller: Distiller, sizes: Sequence[int]) -> bool:
@@ -77,13 +49,14 @@ def update(
     progress: Progress,
     images: Tensor,
     labels: Tensor,
+    index: Tensor | None = None,
 ) -> Result:
     """Update the student by one batch: a forward pass, a backward pass for each stream, and the optimizer's step.
 
     The gradients of each stream are summed over ranks, weighted by the ranks' shares of the batch (``distiller.batch_sizes``).
     """
     try:
-        student, losses = distiller(images, labels, progress)
+        student, losses = distiller(images, labels, progress, index)
     except ValueError as error:
         if len(labels) > 1 or "more than 1 value per channel" not in str(error):
             raise
@@ -111,11 +84,11 @@ class PlainStep:
     """Update the student by one batch, and add its losses and hits to the running averages.
 
     Args:
-        train_step: images, labels -> Result; the trainer's.
+        train_step: images, labels and, if the method needs it, index -> Result; the trainer's.
         averages: running averages of the loss components and ``train_top1``.
     """
 
-    def __init__(self, train_step: Callable[[Tensor, Tensor], Result], averages: Averages) -> None:
+    def __init__(self, train_step: Callable[..., Result], averages: Averages) -> None:
         self.train_step = train_step
         self.averages = averages
 
@@ -125,7 +98,7 @@ class PlainStep:
 
     def compute(self, batch: Batch) -> None:
         """All that a step does on the device, which a CUDA graph can capture."""
-        self.record(batch, *self.train_step(batch.images, batch.labels))
+        self.record(batch, *self.train_step(*batch.inputs.values()))
 
     def record(self, batch: Batch, logits: Tensor, losses: dict[str, Tensor]) -> None:
         """Add a batch's losses and hits to the sums of the running averages; their count is the caller's to raise."""

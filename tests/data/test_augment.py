@@ -186,7 +186,7 @@ def test_an_unknown_name_is_answered_by_the_nearest() -> None:
     with pytest.raises(UnknownNameError) as caught:
         strong_augment(["autoaugment", "cutuot"])
     assert str(caught.value) == (
-        "unknown augmentation 'cutuot'; did you mean 'cutout'? Known: autoaugment, randaugment, cutout, erasing"
+        "unknown augmentation 'cutuot'; did you mean 'cutout'? Known: autoaugment, randaugment, fixmatch, cutout, erasing"
     )
 
 
