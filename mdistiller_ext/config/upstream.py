@@ -19,9 +19,9 @@ from .upstream_tables import (
     DEEPKD_SETTINGS,
     DEEPKD_TRAINERS,
     DKD_FLAGS,
+    DKD_WEIGHTS,
     METHODS,
     OTHER_METHODS,
-    OTHER_TEMPERATURES_OF_MLKD,
     TEACHER_SETTINGS,
     TOPK_SETTINGS,
 )
@@ -74,15 +74,16 @@ def translate(settings: dict[str, Any], *, current: Mapping[str, Any], whole_fil
 
 def _kd_with_dkd_flag(context: Context) -> tuple[dict[str, Any], str]:
     """Return the settings of a KD with SOLVER.DEEPKD.DKD, for which DeepKD's release computes DKD's two parts, as DKD's."""
-    alpha, beta, warmup = (f"SOLVER.DEEPKD.{name}" for name in ("ALPHA", "BETA", "WARMUP_FACTOR"))
+    weights = {f"SOLVER.DEEPKD.{name}": default for name, default in DKD_WEIGHTS.items()}
+    alpha, beta, warmup = (context.given.get(name, default) for name, default in weights.items())
     dkd = {
         "DKD.T": context["KD.TEMPERATURE"],
         "DKD.CE_WEIGHT": context["KD.LOSS.CE_WEIGHT"],
-        "DKD.ALPHA": context.given.get(alpha, 1.0),
-        "DKD.BETA": context.given.get(beta, 8.0),
-        "DKD.WARMUP": context.given.get(warmup, 20),
+        "DKD.ALPHA": alpha,
+        "DKD.BETA": beta,
+        "DKD.WARMUP": warmup,
     }
-    consumed = {"KD.TEMPERATURE", "KD.LOSS.CE_WEIGHT", alpha, beta, warmup, *DKD_FLAGS, *TOPK_SETTINGS}
+    consumed = {"KD.TEMPERATURE", "KD.LOSS.CE_WEIGHT", *weights, *DKD_FLAGS, *TOPK_SETTINGS}
     rest = {name: value for name, value in context.given.items() if name not in consumed}
     values = ", ".join(f"{name} {shown(value)}" for name, value in dkd.items())
     note = f"KD with SOLVER.DEEPKD.DKD is DISTILLER.TYPE DKD, with what the release then computes ({values})"
@@ -114,12 +115,10 @@ def _repository_defaults(context: Context, written: Collection[str]) -> Iterator
         and trainer == "ours"
         and not any(name.startswith((*DEEPKD_GROUPS, "KD.", "MLKD.")) for name in written)
     ):
-        temperatures = [2.0, *OTHER_TEMPERATURES_OF_MLKD]
         yield Translation(
-            implied={"MLKD.TEMPERATURES": temperatures, "MLKD.KD_WEIGHT": 9.0},
-            note=f"a file of LSKD's repository, whose defaults are MLKD.TEMPERATURES {temperatures} and MLKD.KD_WEIGHT 9; with "
-            f"its --logit-stand, MLKD.STANDARDIZE True. MLKD's own are {context['MLKD.TEMPERATURES']} and "
-            f"{context['MLKD.KD_WEIGHT']}",
+            implied={"MLKD.TEMPERATURE": 2.0, "MLKD.KD_WEIGHT": 9.0},
+            note="a file of LSKD's repository, whose defaults are MLKD.TEMPERATURE 2 and MLKD.KD_WEIGHT 9, MLKD's own being "
+            f"{context['MLKD.TEMPERATURE']} and {context['MLKD.KD_WEIGHT']}; with its --logit-stand, MLKD.STANDARDIZE True",
         )
     if method != "NONE" and dataset in AUG_TEACHERS and dataset != "cifar100" and TEACHER_SETTINGS.isdisjoint(written):
         yield aug_teacher("DISTILLER.AUG_TEACHER (by default in GDKD's repository)", True, context)

@@ -16,12 +16,13 @@ from .upstream_tables import (
     AUG_TEACHERS,
     DEEPKD_GROUPS,
     DEEPKD_TRAINERS,
+    DKD_WEIGHTS,
     KD_SETTINGS_OF_MLKD,
     MEANINGLESS,
-    OTHER_TEMPERATURES_OF_MLKD,
     RENAMED,
     SWITCHES,
     TRAINERS,
+    TWO_VIEWS,
     VIEWS,
 )
 
@@ -77,21 +78,27 @@ def _only_cat(name: str, value: Any, context: Context) -> Translation:
 
 
 def _kd_setting(name: str, value: Any, context: Context) -> Translation:
-    """A setting of KD, which is MLKD's in a file of the DeepKD and LSKD repositories; those of this project name MLKD's."""
+    """A setting of KD, which is MLKD's in files of the DeepKD and LSKD repositories; other files for MLKD have MLKD's own."""
     if context["DISTILLER.TYPE"] != "MLKD" or any(setting.startswith("MLKD.") for setting in context.given):
         return Translation({name: value})
-    if name == "KD.TEMPERATURE":
-        temperatures = [value, *OTHER_TEMPERATURES_OF_MLKD]
-        return Translation(
-            {"MLKD.TEMPERATURES": temperatures}, note=f"{name} {value} of MLKD is MLKD.TEMPERATURES {temperatures}"
-        )
     new = KD_SETTINGS_OF_MLKD[name]
     return Translation({new: value}, note=f"{name} of MLKD is {new}")
 
 
 def _dkd_flag(name: str, value: Any, context: Context) -> Translation:
-    _flag(name, value)  # where it has an effect, _kd_with_dkd_flag has removed it
-    return _meaningless(name, value, context)
+    on, method = _flag(name, value), context["DISTILLER.TYPE"]  # of KD, where it has an effect, it is removed by upstream.py
+    if not on or method not in TWO_VIEWS:
+        return _meaningless(name, value, context)
+    weights = [f"{key} {context.given.get(f'SOLVER.DEEPKD.{key}', default)}" for key, default in DKD_WEIGHTS.items()]
+    return Translation(
+        note=f"{name} of {method} means nothing here: DeepKD's release weights the two parts of its KL as DKD does "
+        f"({', '.join(weights)}); here they are those of {method}'s own KL"
+    )
+
+
+def _dkd_weight(name: str, value: Any, context: Context) -> Translation:
+    # The note on the flag of MLKD and CRLD gives these values.
+    return Translation() if context["DISTILLER.TYPE"] in TWO_VIEWS else _meaningless(name, value, context)
 
 
 def _trainer(name: str, value: str, context: Context) -> Translation:
@@ -103,7 +110,7 @@ def _trainer(name: str, value: str, context: Context) -> Translation:
         trainer, more = "deepkd", VIEWS if value == "deepkd_aug" else ""
     else:
         return Translation({name: value})
-    more = more and f"; a method that uses {more} gets it from every trainer"
+    more = more and f"; {more}"
     return Translation({name: trainer}, note=f"{name} {value} is {trainer}{more}")
 
 
@@ -184,13 +191,14 @@ def _topk(name: str, value: Any, context: Context) -> Translation:
 HANDLERS: dict[str, Callable[[str, Any, Context], Translation]] = {
     **dict.fromkeys(RENAMED, _renamed),
     **dict.fromkeys(MEANINGLESS, _meaningless),
-    **dict.fromkeys(["KD.TEMPERATURE", *KD_SETTINGS_OF_MLKD], _kd_setting),
+    **dict.fromkeys(KD_SETTINGS_OF_MLKD, _kd_setting),
     **dict.fromkeys(SWITCHES, _switch),
     "CAT_KD.onlyCAT": _only_cat,
     "SOLVER.TRAINER": _trainer,
     "SOLVER.LR_COS": _cosine,
     "SOLVER.LR_POLICY": _policy,
     "SOLVER.DEEPKD.DKD": _dkd_flag,
+    **{f"SOLVER.DEEPKD.{key}": _dkd_weight for key in DKD_WEIGHTS},
     "SOLVER.DEEPKD.TOPK": _topk,
     "EXPERIMENT.LOGIT_STAND": _logit_stand,
     "DISTILLER.AUG_TEACHER": aug_teacher,

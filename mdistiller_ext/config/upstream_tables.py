@@ -21,8 +21,12 @@ OTHER_METHODS = frozenset(
 # Methods that the repositories of their papers call otherwise.
 METHODS = {"KD_ours": "MLKD", "CAT_KD": "CATKD", "CAT-KD": "CATKD", "SimKD": "SIMKD"}
 
-# Trainers of those repositories that differ from one of this project only in what they pass to the method, and what that is.
-POSITIONS, VIEWS = "the positions of the images", "a second, strongly augmented view"
+# Methods with two views of an image.
+TWO_VIEWS = ("MLKD", "CRLD")
+
+# Trainers of those repositories that differ from one of this project only in what they pass to the method.
+POSITIONS = "CRD gets the positions of the images from every trainer"
+VIEWS = "MLKD and CRLD get their second, strongly augmented view from every trainer"
 TRAINERS = {"crd": ("base", POSITIONS), "crd_dot": ("dot", POSITIONS), "aug": ("base", VIEWS), "crld": ("base", VIEWS)}
 
 RENAMED = {
@@ -40,9 +44,12 @@ RENAMED = {
     "CAT_KD.LOSS.CE_WEIGHT": "CATKD.LOSS.CE_WEIGHT",
 }
 
-# In the MLKD of the DeepKD and LSKD repositories, KD's settings are MLKD's, and KD's temperature the first of five.
-KD_SETTINGS_OF_MLKD = {"KD.LOSS.CE_WEIGHT": "MLKD.CE_WEIGHT", "KD.LOSS.KD_WEIGHT": "MLKD.KD_WEIGHT"}
-OTHER_TEMPERATURES_OF_MLKD = (3.0, 5.0, 2.0, 6.0)
+# KD's settings that the MLKD of the DeepKD and LSKD repositories reads, and MLKD's of the same meaning.
+KD_SETTINGS_OF_MLKD = {
+    "KD.TEMPERATURE": "MLKD.TEMPERATURE",
+    "KD.LOSS.CE_WEIGHT": "MLKD.CE_WEIGHT",
+    "KD.LOSS.KD_WEIGHT": "MLKD.KD_WEIGHT",
+}
 
 # Settings without an equivalent, and why.
 MEANINGLESS = {
@@ -97,5 +104,6 @@ TEACHER_SETTINGS = frozenset(["DISTILLER.AUG_TEACHER", "DISTILLER.TEACHER_CKPT",
 DEEPKD_SETTINGS = ("SOLVER.DKDOT.", "SOLVER.DEEPKD.DKD", "SOLVER.DEEPKD.TOPK", "SOLVER.DEEPKD.CE_WEIGHT")
 DEEPKD_TRAINERS = ("deepkd", "ours", "dkdot", "deepkd_aug")
 DEEPKD_GROUPS = ("SOLVER.DKDOT.", "SOLVER.DEEPKD.")
+DKD_WEIGHTS = {"ALPHA": 1.0, "BETA": 8.0, "WARMUP_FACTOR": 20}  # of SOLVER.DEEPKD, with the release's defaults
 DKD_FLAGS = ("SOLVER.DEEPKD.DKD", "SOLVER.DKDOT.DKD")
 TOPK_SETTINGS = ("SOLVER.DEEPKD.TOPK", "SOLVER.DKDOT.TOPK")

@@ -27,7 +27,9 @@ CONFIGS = sorted((ROOT / "configs").glob("*/*/*.yaml"))
 BASES = sorted((ROOT / "configs").glob("*/*.yaml"))
 IDS = [str(path.relative_to(ROOT / "configs")) for path in CONFIGS]
 # The directory of each method and trainer, as recipes.csv names them.
+BASELINES = ("AT", "CRD", "FITNET", "KDSVD", "MLKD", "NST", "OFD", "PKT", "REVIEWKD", "RKD", "SP", "VID")
 FOLDERS = {
+    **{(method, trainer): method.lower() for method in BASELINES for trainer in ("base", "crd")},
     **{(method, "base"): method.lower() for method in ("KD", "DKD", "GDKD", "GDKD3", "DIST", "LSKD")},
     ("KD", "dot"): "dot",
     ("DKD", "dot"): "dot_dkd",
@@ -148,10 +150,10 @@ def test_a_recipe_of_deepkds_release_follows_the_release_and_the_others_the_pape
     assert ("official" if path.parts[-2] == "deepkd_kd" else "paper") == config.KD.RULE
 
 
-def test_every_published_pair_has_a_config() -> None:
+def test_every_pair_of_upstream_s_files_has_a_config() -> None:
     with open(GOLDEN / "recipes.csv", encoding="utf-8", newline="") as file:
         recipes = [row for row in csv.DictReader(file) if (row["distiller"], row["trainer"]) in FOLDERS]
-    assert len(recipes) > 150
+    assert len(recipes) > 250
     known = {_key(path) for path in CONFIGS}
     missing = set()
     for row in recipes:
@@ -163,6 +165,16 @@ def test_every_published_pair_has_a_config() -> None:
         ):  # LSKD's kd.yaml: a pair of its own kd/ at another rate
             missing.add(key)
     assert not missing
+
+
+def test_every_published_accuracy_has_a_config() -> None:
+    """Of the method, whatever the recipe of the published run; of a student alone, also as a teacher."""
+    known = set()
+    for path in CONFIGS:
+        config = load_config(path)
+        teacher = "" if config.DISTILLER.TYPE == "NONE" else config.DISTILLER.TEACHER
+        known.add((config.DATASET.TYPE, teacher, config.DISTILLER.STUDENT, method_name(config)))
+    assert {(r.dataset, r.teacher, r.student, r.method) for r in published_results()} <= known
 
 
 def _key(path: Path) -> tuple[str, ...]:
