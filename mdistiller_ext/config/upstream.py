@@ -116,9 +116,9 @@ def _repository_defaults(context: Context, written: Collection[str]) -> Iterator
         and not any(name.startswith((*DEEPKD_GROUPS, "KD.", "MLKD.")) for name in written)
     ):
         yield Translation(
-            implied={"MLKD.TEMPERATURE": 2.0, "MLKD.LOSS.KD_WEIGHT": 9.0},
-            note="a file of LSKD's repository, whose defaults are MLKD.TEMPERATURE 2 and MLKD.LOSS.KD_WEIGHT 9 (MLKD's own: "
-            f"{context['MLKD.TEMPERATURE']} and {context['MLKD.LOSS.KD_WEIGHT']}); its --logit-stand is MLKD.STANDARDIZE True",
+            implied={"MLKD.TEMPERATURE": 2.0, "MLKD.KD_WEIGHT": 9.0},
+            note="a file of LSKD's repository, whose defaults are MLKD.TEMPERATURE 2 and MLKD.KD_WEIGHT 9 (MLKD's own: "
+            f"{context['MLKD.TEMPERATURE']} and {context['MLKD.KD_WEIGHT']}); its --logit-stand is MLKD.STANDARDIZE True",
         )
     if method != "NONE" and dataset in AUG_TEACHERS and dataset != "cifar100" and TEACHER_SETTINGS.isdisjoint(written):
         yield aug_teacher("DISTILLER.AUG_TEACHER (by default in GDKD's repository)", True, context)

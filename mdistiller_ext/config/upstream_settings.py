@@ -81,7 +81,8 @@ def _kd_setting(name: str, value: Any, context: Context) -> Translation:
     """A setting of KD, which is MLKD's in files of the DeepKD and LSKD repositories; other files for MLKD have MLKD's own."""
     if context["DISTILLER.TYPE"] != "MLKD" or any(setting.startswith("MLKD.") for setting in context.given):
         return Translation({name: value})
-    return Translation({f"ML{name}": value}, note=f"{name} of MLKD is ML{name}")
+    new = KD_SETTINGS_OF_MLKD[name]
+    return Translation({new: value}, note=f"{name} of MLKD is {new}")
 
 
 def _dkd_flag(name: str, value: Any, context: Context) -> Translation:

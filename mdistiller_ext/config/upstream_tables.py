@@ -38,16 +38,18 @@ RENAMED = {
     "SOLVER.DKDOT.DKD": "SOLVER.DEEPKD.DKD",
     "SOLVER.DKDOT.TOPK": "SOLVER.DEEPKD.TOPK",
     "DISTILLER.TEACHER_WEIGHTS": "DISTILLER.TEACHER_CKPT",
-    "MLKD.CE_WEIGHT": "MLKD.LOSS.CE_WEIGHT",
-    "MLKD.KD_WEIGHT": "MLKD.LOSS.KD_WEIGHT",
     "CAT_KD.IF_NORMALIZE": "CATKD.IF_NORMALIZE",
     "CAT_KD.LOSS.CAM_RESOLUTION": "CATKD.LOSS.CAM_RESOLUTION",
     "CAT_KD.LOSS.CAT_loss_weight": "CATKD.LOSS.CAT_LOSS_WEIGHT",
     "CAT_KD.LOSS.CE_WEIGHT": "CATKD.LOSS.CE_WEIGHT",
 }
 
-# KD's settings that the MLKD of the DeepKD and LSKD repositories reads; those of this project's MLKD have the same names.
-KD_SETTINGS_OF_MLKD = ("KD.TEMPERATURE", "KD.LOSS.CE_WEIGHT", "KD.LOSS.KD_WEIGHT")
+# KD's settings that the MLKD of the DeepKD and LSKD repositories reads, and MLKD's of the same meaning.
+KD_SETTINGS_OF_MLKD = {
+    "KD.TEMPERATURE": "MLKD.TEMPERATURE",
+    "KD.LOSS.CE_WEIGHT": "MLKD.CE_WEIGHT",
+    "KD.LOSS.KD_WEIGHT": "MLKD.KD_WEIGHT",
+}
 
 # Settings without an equivalent, and why.
 MEANINGLESS = {

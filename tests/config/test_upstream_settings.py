@@ -210,11 +210,11 @@ def test_kds_settings_are_mlkds_in_a_file_that_names_none_of_its_own(tmp_path: P
     kd = {"KD.TEMPERATURE": 1, "KD.LOSS.CE_WEIGHT": 0.5, "KD.LOSS.KD_WEIGHT": 0.25}
     config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "MLKD"} | kd))
     mlkd = config.MLKD
-    assert (mlkd.TEMPERATURE, mlkd.LOSS.CE_WEIGHT, mlkd.LOSS.KD_WEIGHT) == (1.0, 0.5, 0.25)
+    assert (mlkd.TEMPERATURE, mlkd.CE_WEIGHT, mlkd.KD_WEIGHT) == (1.0, 0.5, 0.25)
     assert (config.KD.TEMPERATURE, config.KD.LOSS.CE_WEIGHT) == (4.0, 0.1)
     assert "KD.TEMPERATURE of MLKD is MLKD.TEMPERATURE" in said
-    config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "MLKD", "MLKD.LOSS.KD_WEIGHT": 0.75} | kd))
-    assert (config.MLKD.TEMPERATURE, config.MLKD.LOSS.KD_WEIGHT) == (4.0, 0.75)
+    config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "MLKD", "MLKD.KD_WEIGHT": 0.75} | kd))
+    assert (config.MLKD.TEMPERATURE, config.MLKD.KD_WEIGHT) == (4.0, 0.75)
     assert "KD.TEMPERATURE (the method is MLKD)" in said
 
 
@@ -222,17 +222,17 @@ def test_a_file_for_mlkd_has_the_defaults_of_its_repository(tmp_path: Path) -> N
     """Those of MLKD's own repository, where it is called KD_ours, are the method's; LSKD's repository has others."""
     settings = {"DISTILLER.TYPE": "MLKD", "SOLVER.TRAINER": "ours"}
     config, said = load(upstream_file(tmp_path, settings))
-    assert (config.MLKD.TEMPERATURE, config.MLKD.LOSS.KD_WEIGHT, config.MLKD.STANDARDIZE) == (2.0, 9.0, False)
+    assert (config.MLKD.TEMPERATURE, config.MLKD.KD_WEIGHT, config.MLKD.STANDARDIZE) == (2.0, 9.0, False)
     assert "LSKD's repository" in said
     config, said = load(upstream_file(tmp_path, settings), "EXPERIMENT.LOGIT_STAND", "True")
     assert config.MLKD.STANDARDIZE
     config, said = load(upstream_file(tmp_path, settings | {"DISTILLER.TYPE": "KD_ours"}))
     assert config.DISTILLER.TYPE == "MLKD"
-    assert (config.MLKD.TEMPERATURE, config.MLKD.LOSS.KD_WEIGHT) == (4.0, 0.9)
+    assert (config.MLKD.TEMPERATURE, config.MLKD.KD_WEIGHT) == (4.0, 0.9)
     assert "DISTILLER.TYPE KD_ours is MLKD" in said
     assert "LSKD" not in said
     config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "MLKD"}))  # of GDKD's repository
-    assert (config.MLKD.TEMPERATURE, config.MLKD.LOSS.KD_WEIGHT) == (4.0, 0.9)
+    assert (config.MLKD.TEMPERATURE, config.MLKD.KD_WEIGHT) == (4.0, 0.9)
     assert "GDKD's repository means its augmented teacher" in said
 
 
