@@ -59,8 +59,10 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds a run from its configuration alone: no data, no weights, and small images where the networks allow it."""
 
     def loaders(config: Any, device: torch.device) -> tuple[Any, Any]:
-        dataset = DATASETS.get(config.DATASET.TYPE)
-        loader = SimpleNamespace(num_images=640, image_shape=(3, 32, 32), num_classes=dataset.num_classes or 7, identity=DATA)
+        classes = DATASETS.get(config.DATASET.TYPE).num_classes or 7
+        loader = SimpleNamespace(
+            num_images=640, image_shape=(3, 32, 32), num_classes=classes, identity=DATA, labels=torch.arange(640) % classes
+        )
         loader = type("Loader", (SimpleNamespace,), {"__len__": lambda self: 10})(**vars(loader))
         return loader, loader
 
