@@ -149,6 +149,9 @@ def _file_notes(context: Context, written: Collection[str]) -> list[str]:
             f"KD with the defaults of mdistiller and DeepKD ({', '.join(defaults)}); a file of LSKD's repository means "
             "KD.TEMPERATURE 2 and KD.LOSS.KD_WEIGHT 9 or, run with its --logit-stand, DISTILLER.TYPE LSKD"
         )
+    mid = "REVIEWKD.MAX_MID_CHANNEL"
+    if method == "REVIEWKD" and mid in settings:
+        notes.append(f"{mid} {settings[mid]} has an effect here, as in ReviewKD's repository; mdistiller uses 512 whatever it is")
     if settings.get("SOLVER.LR_SCHEDULER") == "cosine" and "SOLVER.MIN_LR" not in settings:
         notes.append(f"cosine ends at SOLVER.MIN_LR {context['SOLVER.MIN_LR']}; in a file of GDKD's repository that is 0.0001")
     return notes

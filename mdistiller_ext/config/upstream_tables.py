@@ -76,7 +76,6 @@ MEANINGLESS = {
         ],
         "it is derived from the networks' features",
     ),
-    "REVIEWKD.MAX_MID_CHANNEL": "mdistiller reads it and uses it nowhere",
     "device": "the environment variable CUDA_VISIBLE_DEVICES chooses a GPU",
     "if_test": "CATKD converts the networks itself",
 }
