@@ -151,7 +151,7 @@ def _file_notes(context: Context, written: Collection[str]) -> list[str]:
         )
     mid = "REVIEWKD.MAX_MID_CHANNEL"
     if method == "REVIEWKD" and mid in settings:
-        notes.append(f"{mid} {settings[mid]} has an effect here, as in ReviewKD's repository; mdistiller uses 512 whatever it is")
+        notes.append(f"{mid} {settings[mid]} has an effect here, as in ReviewKD's repository; mdistiller always uses 512")
     if settings.get("SOLVER.LR_SCHEDULER") == "cosine" and "SOLVER.MIN_LR" not in settings:
         notes.append(f"cosine ends at SOLVER.MIN_LR {context['SOLVER.MIN_LR']}; in a file of GDKD's repository that is 0.0001")
     return notes
