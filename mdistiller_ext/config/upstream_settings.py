@@ -87,8 +87,10 @@ def _kd_setting(name: str, value: Any, context: Context) -> Translation:
 
 def _dkd_flag(name: str, value: Any, context: Context) -> Translation:
     on, method = _flag(name, value), context["DISTILLER.TYPE"]  # of KD, where it has an effect, it is removed by upstream.py
-    if not on or method not in TWO_VIEWS:
+    if method not in TWO_VIEWS:
         return _meaningless(name, value, context)
+    if not on:  # the release then has the parts of the KL itself, as here
+        return Translation()
     weights = [f"{key} {context.given.get(f'SOLVER.DEEPKD.{key}', default)}" for key, default in DKD_WEIGHTS.items()]
     return Translation(
         note=f"{name} of {method} means nothing here: DeepKD's release weights the two parts of its KL as DKD does "
