@@ -19,6 +19,7 @@ from .distillers import create_distiller
 from .distributed import all_gather_object, broadcast_object, local_rank_zero_first, rank, world_size
 from .errors import ConfigError, listing
 from .models import check_model_name, create_model
+from .models.features import return_modules
 from .registry import DISTILLERS, TRAINERS
 from .rng import be_deterministic, seed_generators
 from .run import NoteRecorder, Resume, Run, RunIdentity, check_resumable, load_checkpoint
@@ -116,12 +117,16 @@ def build_trainer(
     teacher = None
     if student_weights is not None:
         load_weights(student, student_weights, other_classes=True)
+    if settings.STUDENT_FEATURES:
+        return_modules(student, settings.STUDENT_FEATURES, "DISTILLER.STUDENT_FEATURES")
     if config.SOLVER.SYNC_BN:
         student = _synchronise(student, device)
     student = place(student, device, channels_last=config.SOLVER.CHANNELS_LAST)
     if teacher_weights is not None:
         teacher = build_model(settings.TEACHER, train_loader, dataset=dataset)
         load_weights(teacher, teacher_weights, data=data)
+        if settings.TEACHER_FEATURES:
+            return_modules(teacher, settings.TEACHER_FEATURES, "DISTILLER.TEACHER_FEATURES")
         teacher = place(teacher, device, channels_last=config.SOLVER.CHANNELS_LAST)
     hooks = () if teacher is None else forward_hooks(teacher.named_modules())  # before the method registers its own
     distiller = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE)).to(device)

@@ -67,6 +67,12 @@ GROUPS: dict[str, dict[str, Setting]] = {
         "STUDENT_CKPT": Setting(
             "", "initial weights of the student; empty: the default of the data set; random: STUDENT_INIT", path=True
         ),
+        "TEACHER_FEATURES": Setting(
+            [], "modules of the teacher whose outputs are its `feats`; []: the network's own", item=str
+        ),
+        "STUDENT_FEATURES": Setting(
+            [], "modules of the student whose outputs are its `feats`; []: the network's own", item=str
+        ),
         "STUDENT_INIT": Setting("default", "random initial weights: default (the network's own) or fan_out; see create_model"),
     },
     "SOLVER": {

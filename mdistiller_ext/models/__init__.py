@@ -5,7 +5,8 @@ Every network maps images `[N, 3, H, W]` to `(logits, features)`: `features["fea
 Parameter names are mdistiller's, so its checkpoints load strictly.
 
 Each zoo is a subpackage; each network is a function ``num_classes -> nn.Module`` under ``@register_model(name, zoo=...)``.
-`libraries` adds the networks of torchvision and timm, which return no features. Weights are loaded elsewhere (`weights.py`).
+`libraries` adds the networks of torchvision and timm, and `features` makes any network return those of modules by name.
+Weights are loaded elsewhere (`weights.py`).
 Importing this package imports neither torch nor a network; the registry imports them on its first look-up.
 """
 

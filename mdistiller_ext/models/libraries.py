@@ -1,7 +1,8 @@
 """Networks of torchvision and timm as students or teachers: ``torchvision/regnet_y_400mf``, ``timm/efficientnet_b0``.
 
-They have the parameter names of their library and return no features, so they work with methods on logits. Each library is
-imported on first use, since it takes longer to import than torch; timm is optional.
+They have the parameter names of their library, and return the input of their classifier as ``pooled_feat``; ``feats`` are
+modules that the user names (`features.py`). Each library is imported on first use, since it takes longer to import than torch;
+timm is optional.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConfigError, UnknownNameError, did_you_mean
-from .layers import Output
+from .features import return_classifier_input
 
 # Names of the ImageNet zoo's networks in torchvision, which does not have MobileNetV1.
 ZOO_IN_TORCHVISION = {
@@ -47,7 +48,7 @@ def check_library_name(name: str) -> None:
 
 
 def create_library_model(name: str, num_classes: int, image_size: int) -> nn.Module:
-    """Create a library's network with random weights, whose forward returns ``(logits, {})``.
+    """Create a library's network with random weights, with the outputs of `features.return_classifier_input`.
 
     Args:
         name: ``library/network``, checked by `check_library_name`.
@@ -65,8 +66,7 @@ def create_library_model(name: str, num_classes: int, image_size: int) -> nn.Mod
         raise ConfigError(
             f"{name} cannot be built for {image_size}x{image_size} images: {reason}. Give another image_size, or another model"
         ) from error
-    # A wrapping module would add a prefix to the names of all parameters.
-    model.register_forward_hook(_with_features)
+    return_classifier_input(model, num_classes)
     return model
 
 
@@ -120,8 +120,3 @@ def _import_timm() -> types.ModuleType:
     except ModuleNotFoundError as error:
         raise ConfigError("timm/... needs the package timm: pip install timm") from error
     return timm
-
-
-def _with_features(module: nn.Module, images: tuple[Tensor], logits: Tensor) -> Output:
-    """Forward hook that turns the output of a library's network into that of a zoo's network."""
-    return logits, {}

@@ -110,3 +110,20 @@ def test_data_in_memory_take_the_same_settings_or_say_why_not(glyphs_root: Path)
         in_memory(num_classes=10)
     with pytest.raises(ConfigError, match=r"images of 32x32 pixels and is kept in memory.* to 64x64"):
         in_memory(image_size=64)
+
+
+def test_views_of_an_image_in_memory_are_augmented_independently(glyphs_root: Path) -> None:
+    options: dict[str, Any] = {"root": glyphs_root, "batch_size": 32, "test_batch_size": 32, "limit": 64}
+    train, test = create_loaders("glyphs", views=("weak", "strong"), with_index=True, **options)
+    images, labels, index = next(iter(train))
+    assert images.shape == (32, 2, 3, 32, 32)
+    assert torch.equal(train.labels[index], labels)
+    assert next(iter(test))[0].shape == (32, 3, 32, 32)
+    same, _ = create_loaders("glyphs", views=("weak", "weak"), **options)
+    first, second = next(iter(same))[0].unbind(1)
+    assert not torch.equal(first, second)  # crops of their own
+
+
+def test_an_unknown_view_is_answered_by_the_nearest(glyphs_root: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"^unknown view 'stong'; did you mean 'strong'\? Known: weak, strong$"):
+        create_loaders("glyphs", root=glyphs_root, batch_size=32, test_batch_size=32, views=("weak", "stong"))

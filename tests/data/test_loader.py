@@ -115,3 +115,18 @@ def test_normalisation_equals_torchvision() -> None:
 def test_batch_size_must_be_positive() -> None:
     with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
         InMemoryLoader(random_images(1), torch.arange(1), batch_size=0, mean=MEAN, std=STD)
+
+
+def test_the_index_names_each_image_in_the_training_set() -> None:
+    images, labels = random_images(21), torch.arange(21) + 100
+    for world_size in (1, 2):
+        for rank in range(world_size):
+            shared = {"batch_size": 8, "mean": MEAN, "std": STD, "shuffle": True, "rank": rank, "world_size": world_size}
+            plain = InMemoryLoader(images, labels, **shared)
+            for (x, y, index), (same_x, same_y) in zip(
+                InMemoryLoader(images, labels, with_index=True, **shared), plain, strict=True
+            ):
+                assert torch.equal(y, labels[index])
+                assert index.dtype == torch.int64
+                assert torch.equal(x, same_x)
+                assert torch.equal(y, same_y)

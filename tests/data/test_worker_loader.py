@@ -134,3 +134,17 @@ def test_a_closed_loader_has_no_workers_and_can_start_others(tree: Path) -> None
     assert torch.equal(epoch_of(train, 1)[1], expected)
     train.close()  # type: ignore[union-attr]
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_views_are_augmented_independently_and_the_index_names_the_file(tree: Path, num_workers: int) -> None:
+    plain, _ = create("folder", root=tree, seed=3)
+    loader, test = create("folder", root=tree, seed=3, num_workers=num_workers, views=("weak", "strong"), with_index=True)
+    for (images, labels, index), (weak, same) in zip(loader, plain, strict=True):
+        assert images.shape == (len(labels), 2, 3, 32, 32)
+        assert torch.equal(images[:, 0], weak)
+        assert torch.equal(labels, same)
+        assert torch.equal(labels, loader.labels[index])
+        assert all((view != other).any() for view, other in images)
+    assert [len(batch) for batch in test] == [2, 2]
+    assert next(iter(test))[0].ndim == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import ClassVar
 
@@ -15,9 +16,8 @@ from mdistiller_ext.distillers.base import ROLES
 from mdistiller_ext.distillers.kd import KD
 from mdistiller_ext.errors import ConfigError, UnknownNameError
 from mdistiller_ext.registry import DISTILLERS, OWN
-from tests.support.distillers import CLASSES, TinyModel, losses_of, make_distiller, make_logits
+from tests.support.distillers import CLASSES, IMAGE_SHAPE, NUM_IMAGES, TinyModel, make_batch, make_distiller, run
 
-IMAGE_SHAPE = (3, 2, 2)
 COMPONENTS = {
     "NONE": ["task/ce"],
     "KD": ["task/ce", "target/tckd", "nontarget/nckd"],
@@ -31,12 +31,6 @@ COMPONENTS = {
 
 every_distiller = pytest.mark.parametrize("name", list(DISTILLERS))
 every_taught_distiller = pytest.mark.parametrize("name", [n for n in DISTILLERS if DISTILLERS.get(n).needs_teacher])
-
-
-def make_batch(samples=16, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    images = 2 * torch.randn(samples, *IMAGE_SHAPE, generator=generator, dtype=torch.float64) + 1
-    return images, torch.randint(CLASSES, (samples,), generator=generator)
 
 
 def state_of(module):
@@ -53,14 +47,14 @@ def same_state(a, b):
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_components_are_those_of_the_design(name):
     distiller = make_distiller(name)
-    _, losses = distiller(*make_batch(), Progress(1, 240))
+    _, losses = run(distiller)
     assert list(losses) == COMPONENTS[name]
     assert distiller.component_names(IMAGE_SHAPE) == COMPONENTS[name]
 
 
 @every_distiller
 def test_components_are_finite_scalars_with_a_role(name):
-    _, losses = make_distiller(name)(*make_batch(), Progress(1, 240))
+    _, losses = run(make_distiller(name))
     for key, value in losses.items():
         role, component = key.split("/")
         assert role in ROLES
@@ -72,7 +66,7 @@ def test_components_are_finite_scalars_with_a_role(name):
 @every_distiller
 def test_every_method_trains_its_student(name):
     distiller = make_distiller(name)
-    output, losses = distiller(*make_batch(), Progress(20, 240))
+    output, losses = run(distiller, epoch=20)
     sum(losses.values()).backward()
     assert output.logits.shape == (16, CLASSES)
     for p in distiller.student.parameters():
@@ -82,19 +76,19 @@ def test_every_method_trains_its_student(name):
 
 @every_distiller
 def test_every_component_alone_has_a_gradient(name):
-    student, teacher, labels = make_logits()
-    student.requires_grad_()
+    distiller = make_distiller(name)
     # In the middle of training, when nothing has faded out or is not there yet.
-    for value in losses_of(name, student, teacher, labels, epoch=120).values():
-        assert torch.autograd.grad(value, student, retain_graph=True)[0].abs().max() > 1e-6
+    for value in run(distiller, epoch=120)[1].values():
+        gradient = torch.autograd.grad(value, distiller.student.stages[0].weight, retain_graph=True)[0]
+        assert gradient.abs().max() > 1e-6
 
 
 @every_distiller
 def test_the_students_logits_are_returned_as_the_student_gives_them(name):
     distiller = make_distiller(name).eval()
-    images, labels = make_batch()
-    output, _ = distiller(images, labels, Progress(1, 240))
-    assert torch.equal(output.logits, distiller.student(images)[0])
+    images = make_batch(distiller)["images"]
+    first_view = images if images.ndim == 4 else images[:, 0]
+    assert torch.equal(run(distiller)[0].logits, distiller.student(first_view)[0])
 
 
 @every_distiller
@@ -106,7 +100,7 @@ def test_the_teacher_is_frozen_and_stays_in_eval_mode(name):
         distiller.train()
         assert distiller.student.norm.training
         assert not any(module.training for module in distiller.teacher.modules())
-        _, losses = distiller(*make_batch(), Progress(5, 240))
+        _, losses = run(distiller, epoch=5)
         sum(losses.values()).backward()
     assert all(not p.requires_grad and p.grad is None for p in distiller.teacher.parameters())
     assert same_state(state_of(distiller.teacher), before)
@@ -121,7 +115,7 @@ def test_a_teacher_handed_over_in_training_mode_is_switched_to_eval(name):
     assert not teacher.norm.training
 
 
-@every_distiller
+@pytest.mark.parametrize("name", [n for n in DISTILLERS if DISTILLERS.get(n).setup is Distiller.setup])
 def test_only_the_students_parameters_are_learnable_and_nothing_is_the_methods_own(name):
     distiller = make_distiller(name)
     assert [id(p) for p in distiller.learnable_parameters()] == [id(p) for p in distiller.student.parameters()]
@@ -142,10 +136,11 @@ def test_asking_for_the_component_names_leaves_mode_and_weights_and_statistics(n
 
 @every_distiller
 def test_a_last_batch_of_one_sample_gives_finite_losses_and_gradients(name):
-    student, teacher, labels = make_logits(samples=1)
-    total = sum(losses_of(name, student.requires_grad_(), teacher, labels).values())
+    distiller = make_distiller(name).eval()  # a batch norm cannot be trained on one value a channel
+    total = sum(run(distiller, samples=1)[1].values())
     assert total.isfinite()
-    assert torch.autograd.grad(total, student)[0].isfinite().all()
+    total.backward()
+    assert all(p.grad.isfinite().all() for p in distiller.learnable_parameters() if p.grad is not None)
 
 
 @every_distiller
@@ -208,9 +203,8 @@ def test_a_missing_teacher_is_reported(name):
 
 def test_the_baseline_works_without_a_teacher():
     distiller = create_distiller("NONE", TinyModel(), None).train()
-    images, labels = make_batch()
-    output, losses = distiller(images, labels, Progress(1, 240))
-    assert losses["task/ce"].item() == pytest.approx(F.cross_entropy(output.logits, labels).item())
+    output, losses = run(distiller)
+    assert losses["task/ce"].item() == pytest.approx(F.cross_entropy(output.logits, make_batch()["labels"]).item())
     assert distiller.component_names(IMAGE_SHAPE) == ["task/ce"]
 
 
@@ -255,25 +249,25 @@ ONE = torch.tensor(1.0)
 @pytest.mark.parametrize("key", ["ce", "loss/ce", "task/", "/ce", "task/ce/extra", "Task/ce", ""])
 def test_a_component_without_role_and_name_is_reported(key):
     with pytest.raises(ConfigError, match=rf"Faulty\.losses\(\) returned '{key}'.*role one of task, target, nontarget, kd"):
-        Faulty({"task/ce": ONE, key: ONE})(*make_batch(), Progress(1, 240))
+        Faulty({"task/ce": ONE, key: ONE})(progress=Progress(1, 240), **make_batch())
 
 
 @pytest.mark.parametrize(("value", "shown"), [(torch.ones(16), r"\[16\]"), (torch.ones(1), r"\[1\]"), (1.0, "float")])
 def test_a_component_that_is_no_scalar_tensor_is_reported(value, shown):
     with pytest.raises(ConfigError, match=rf"Faulty\.losses\(\)\['kd/x'\] must be a scalar tensor, not {shown}"):
-        Faulty({"task/ce": ONE, "kd/x": value})(*make_batch(), Progress(1, 240))
+        Faulty({"task/ce": ONE, "kd/x": value})(progress=Progress(1, 240), **make_batch())
 
 
 def test_a_method_without_components_is_reported():
     with pytest.raises(ConfigError, match="returned no component"):
-        Faulty({})(*make_batch(), Progress(1, 240))
+        Faulty({})(progress=Progress(1, 240), **make_batch())
 
 
 def test_components_are_still_checked_after_a_failed_call():
     distiller = Faulty({"ce": ONE})
     for _ in range(2):
         with pytest.raises(ConfigError, match="role/name"):
-            distiller(*make_batch(), Progress(1, 240))
+            distiller(progress=Progress(1, 240), **make_batch())
 
 
 class Changing(KD):
@@ -299,16 +293,16 @@ def test_components_that_change_later_are_refused(later, change):
     distiller.later = later
     distiller.component_names(IMAGE_SHAPE)
     for epoch in (1, 2):
-        distiller(*make_batch(), Progress(epoch, 4))
+        distiller(progress=Progress(epoch, 4), **make_batch())
     with pytest.raises(ConfigError, match=rf"^Changing\.losses\(\) {change} in epoch 3: every step returns the same names"):
-        distiller(*make_batch(), Progress(3, 4))
+        distiller(progress=Progress(3, 4), **make_batch())
 
 
 @every_taught_distiller
 def test_student_and_teacher_of_different_classes_are_reported(name):
     distiller = create_distiller(name, TinyModel(CLASSES), TinyModel(CLASSES + 1))
     with pytest.raises(ConfigError, match="the student has 10 classes and the teacher 11"):
-        distiller(*make_batch(), Progress(1, 240))
+        distiller(progress=Progress(1, 240), **make_batch())
 
 
 class WrongShape(TinyModel):
@@ -320,7 +314,7 @@ class WrongShape(TinyModel):
 def test_logits_of_a_wrong_shape_are_reported(who):
     models = {"student": TinyModel(), "teacher": TinyModel()} | {who: WrongShape()}
     with pytest.raises(ConfigError, match=rf"the {who} must return logits \[N, C\] with N = 16, not \[16, 3, 2, 2\]"):
-        create_distiller("KD", models["student"], models["teacher"])(*make_batch(), Progress(1, 240))
+        create_distiller("KD", models["student"], models["teacher"])(progress=Progress(1, 240), **make_batch())
 
 
 @pytest.mark.parametrize(
@@ -364,18 +358,19 @@ class WithLayers(Distiller):
 
     def __init__(self, student, teacher, *, seed=0):
         super().__init__(student, teacher)
-        self.projection = TinyModel(seed=seed)  # a batch norm among it: buffers are state, too
+        torch.manual_seed(seed)
+        # A batch norm among it: buffers are state, too.
+        self.projection = nn.Sequential(nn.BatchNorm1d(CLASSES), nn.Linear(CLASSES, CLASSES)).double()
         self.teacher_scale = nn.Parameter(torch.ones((), dtype=torch.float64))
 
     def losses(self, student, teacher, labels, progress):
-        projected = self.projection.fc(self.projection.norm(student.logits.repeat(1, 2)[:, :12]))
-        return {"kd/mse": F.mse_loss(projected, self.teacher_scale * teacher.logits)}
+        return {"kd/mse": F.mse_loss(self.projection(student.logits), self.teacher_scale * teacher.logits)}
 
 
 OWN_ENTRIES = {
     "teacher_scale",
-    *("projection.fc." + name for name in ("weight", "bias")),
-    *("projection.norm." + name for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+    *("projection.1." + name for name in ("weight", "bias")),
+    *("projection.0." + name for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
 }
 
 
@@ -384,13 +379,13 @@ def test_own_layers_are_learnable_and_the_teacher_is_not():
     learnable = {id(p) for p in distiller.learnable_parameters()}
     own = [*distiller.projection.parameters(), distiller.teacher_scale]
     assert learnable == {id(p) for p in [*distiller.student.parameters(), *own]}
-    distiller(*make_batch(), Progress(1, 240))[1]["kd/mse"].backward()
+    distiller(progress=Progress(1, 240), **make_batch())[1]["kd/mse"].backward()
     assert all(p.grad is not None for p in distiller.learnable_parameters())
 
 
 def test_own_layers_make_a_round_trip_through_their_own_state():
     first = WithLayers(TinyModel(seed=1), TinyModel(seed=2), seed=3).train()
-    first(*make_batch(), Progress(1, 240))  # moves the batch norm's statistics
+    first(progress=Progress(1, 240), **make_batch())  # moves the batch norm's statistics
     second = WithLayers(TinyModel(seed=4), TinyModel(seed=5), seed=6)
     student, teacher = state_of(second.student), state_of(second.teacher)
     saved = first.own_state_dict()
@@ -413,9 +408,108 @@ def test_own_state_of_another_method_is_refused():
 def test_own_layers_keep_the_students_mode_and_the_teacher_stays_in_eval():
     distiller = WithLayers(TinyModel(seed=1), TinyModel(seed=2))
     distiller.train()
-    assert distiller.projection.norm.training
+    assert distiller.projection[0].training
     assert not distiller.teacher.norm.training
     before = state_of(distiller)
     assert distiller.component_names(IMAGE_SHAPE) == ["kd/mse"]
-    assert distiller.projection.norm.training
+    assert distiller.projection[0].training
     assert same_state(state_of(distiller), before)
+
+
+# ---- layers built from features, views, index --------------------------------------------------------------------------
+
+
+class Projected(Distiller):
+    """Joins the deepest maps by a layer and a memory that setup() builds."""
+
+    needs_index = True
+    views = ("weak", "strong")
+    lr_scale: ClassVar[dict[str, float]] = {"projection": 0.5}
+
+    def setup(self, student, teacher):
+        self.shapes = [[output.features["feats"][-1].shape for output in outputs] for outputs in (student, teacher)]
+        self.modes = self.student.training, self.teacher.training
+        self.projection = nn.Conv2d(12, 16, 1)
+        self.register_buffer("seen", torch.zeros(len(self.train_labels)))
+
+    def losses(self, student, teacher, batch, progress):
+        self.batch = batch
+        if self.training:
+            self.seen[batch.index] += 1
+        pairs = zip(student, teacher, strict=True)
+        differences = [self.projection(s.features["feats"][-1]) - t.features["feats"][-1] for s, t in pairs]
+        return {"kd/maps": sum(each.square().mean() for each in differences)}
+
+
+@pytest.fixture
+def projected():
+    distiller = Projected(TinyModel(seed=1), TinyModel(seed=2, widths=(4, 6, 8, 16)))
+    distiller.train_labels = torch.arange(NUM_IMAGES) % CLASSES
+    return distiller
+
+
+def test_setup_sees_the_outputs_of_all_views_in_eval_mode_and_builds_layers_in_the_students_dtype(projected):
+    projected.train().prepare(IMAGE_SHAPE)
+    assert projected.shapes == [[(2, 12, 2, 2)] * 2, [(2, 16, 2, 2)] * 2]
+    assert projected.modes == (False, False)
+    assert projected.projection.weight.dtype == projected.seen.dtype == torch.float64
+    assert projected.training
+    projection = projected.projection
+    projected.component_names(IMAGE_SHAPE)
+    assert projected.projection is projection
+    assert not projected.seen.any()
+
+
+def test_a_batch_has_all_views_and_the_index(projected):
+    inputs = make_batch(projected)
+    output, _ = run(projected)
+    assert inputs["images"].shape == (16, 2, *IMAGE_SHAPE)
+    assert torch.equal(projected.batch.index, inputs["index"])
+    assert torch.equal(projected.batch.labels, inputs["labels"])
+    assert torch.equal(projected.seen.nonzero().flatten(), inputs["index"].sort().values)
+    assert torch.equal(output.logits, copy.deepcopy(projected.student)(inputs["images"][:, 0])[0])
+
+
+def test_parameters_are_not_given_out_before_own_layers_are_there(projected):
+    with pytest.raises(
+        RuntimeError, match=r"Projected has no layers yet: call prepare\(image_shape\) before creating an optimizer"
+    ):
+        projected.learnable_parameters()
+    projected.prepare(IMAGE_SHAPE)
+    assert projected.projection.weight in set(projected.learnable_parameters())
+
+
+def test_a_method_that_needs_the_index_needs_the_labels_of_the_training_set():
+    with pytest.raises(ConfigError, match="Projected needs the labels of the training set"):
+        Projected(TinyModel(seed=1), TinyModel(seed=2)).prepare(IMAGE_SHAPE)
+
+
+class NoFeatures(TinyModel):
+    def forward(self, images):
+        return super().forward(images)[0], {}
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_a_network_without_the_features_of_a_method_is_reported_before_training(who):
+    networks = {"student": TinyModel(), "teacher": TinyModel(widths=(4, 4, 8, 16))} | {who: NoFeatures()}
+    distiller = Projected(**networks)
+    distiller.train_labels = torch.zeros(4)
+    with pytest.raises(ConfigError) as caught:
+        distiller.component_names(IMAGE_SHAPE)
+    assert str(caught.value) == (
+        f"the method reads the features 'feats' of the {who} (NoFeatures), which returns none: name modules of it in "
+        f"DISTILLER.{who.upper()}_FEATURES, or choose another network"
+    )
+
+
+def test_features_have_the_dtype_of_the_images_under_autocast():
+    class Reads(Distiller):
+        def losses(self, student, teacher, labels, progress):
+            self.dtypes = {each.dtype for each in (student.logits, *student.features["feats"], student.features["pooled_feat"])}
+            return {"task/ce": F.cross_entropy(student.logits, labels)}
+
+    distiller = Reads(TinyModel(seed=1).float(), TinyModel(seed=2).float())
+    distiller.autocast = torch.bfloat16
+    inputs = make_batch()
+    distiller(inputs["images"].float(), inputs["labels"], Progress(1, 240))
+    assert distiller.dtypes == {torch.float32}

@@ -9,27 +9,66 @@ from torch import nn
 from mdistiller_ext.distillers import Output, Progress, create_distiller
 
 CLASSES = 10
+IMAGE_SHAPE = (3, 2, 2)
+NUM_IMAGES = 40  # of the training set that the index counts
 
 
 class TinyModel(nn.Module):
-    """A linear classifier behind a batch norm, with the zoo's outputs."""
+    """A batch norm, a stem and three convolutional stages of 8, 8, 4 and 2 pixels, with the outputs of a zoo's network."""
 
-    def __init__(self, classes=CLASSES, seed=0):
+    def __init__(self, classes=CLASSES, seed=0, widths=(4, 4, 8, 12)):
         super().__init__()
-        features = 3 * 2 * 2
-        self.norm = nn.BatchNorm1d(features)
-        self.fc = nn.Linear(features, classes)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.fc.weight.copy_(2 * torch.randn(self.fc.weight.shape, generator=generator))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.norm = nn.BatchNorm1d(3 * 2 * 2)
+            self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+            stages = zip((1, 2, 2), widths[:-1], widths[1:], strict=True)
+            self.stages = nn.ModuleList(nn.Conv2d(i, o, 3, stride=stride, padding=1) for stride, i, o in stages)
+            self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
+            self.fc = nn.Linear(widths[-1], classes)
+            with torch.no_grad():
+                self.fc.weight.normal_(std=2)
+                for norm in self.norms:
+                    norm.bias.normal_(std=0.3)
         self.double()
 
+    def get_bn_before_relu(self):
+        return list(self.norms)
+
     def forward(self, images):
-        return self.fc(self.norm(images.flatten(1))), {}
+        x = self.norm(images.flatten(1)).view(len(images), 3, 2, 2)
+        preact = [self.stem(F.interpolate(x, scale_factor=4))]
+        for stage, norm in zip(self.stages, self.norms, strict=True):
+            preact.append(norm(stage(preact[-1].relu())))
+        feats = [each.relu() for each in preact]
+        pooled = feats[-1].mean(dim=(2, 3))
+        return self.fc(pooled), {"feats": feats, "preact_feats": preact, "pooled_feat": pooled}
 
 
 def make_distiller(name, **hyper_parameters):
-    return create_distiller(name, TinyModel(seed=1), TinyModel(seed=2), **hyper_parameters)
+    """Method ``name`` between tiny networks in training mode, its own layers built."""
+    torch.manual_seed(0)
+    distiller = create_distiller(name, TinyModel(seed=1), TinyModel(seed=2, widths=(4, 6, 8, 16)), **hyper_parameters)
+    if distiller.needs_index:
+        distiller.train_labels = torch.arange(NUM_IMAGES) % CLASSES
+    distiller.prepare(IMAGE_SHAPE)
+    return distiller
+
+
+def make_batch(distiller=None, samples=16, seed=0):
+    """Images and labels; for a method that asks for them, in several views and with the index."""
+    generator = torch.Generator().manual_seed(seed)
+    views = 1 if distiller is None else len(distiller.views)
+    shape = (samples, *([views] if views > 1 else []), *IMAGE_SHAPE)
+    images = 2 * torch.randn(shape, generator=generator, dtype=torch.float64) + 1
+    index = torch.randperm(NUM_IMAGES, generator=generator)[:samples]
+    inputs = {"images": images, "labels": torch.arange(NUM_IMAGES)[index] % CLASSES}
+    return inputs | ({"index": index} if distiller is not None and distiller.needs_index else {})
+
+
+def run(distiller, *, epoch=1, samples=16):
+    """The student's output and the components for a batch, in epoch ``epoch`` of 240."""
+    return distiller(progress=Progress(epoch, 240), **make_batch(distiller, samples))
 
 
 def make_logits(samples=16, classes=CLASSES, seed=0):
