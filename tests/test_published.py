@@ -71,6 +71,24 @@ def test_a_result_states_how_it_was_measured() -> None:
     assert str(last) == "60.00 % (a paper; 5 runs, median of the last epochs)"
 
 
+@pytest.mark.parametrize(
+    ("dataset", "teacher", "student", "method", "accuracy"),
+    [
+        ("cifar100", "wrn_40_2", "ShuffleV1", "CRD", "76.05"),
+        ("cifar100", "ResNet50", "vgg8", "NST", "71.28"),
+        ("cifar100", "resnet110", "resnet32", "OFD", "73.23"),
+        ("cifar100", "ResNet50", "MobileNetV2", "REVIEWKD", "69.89"),
+        ("cifar100", "vgg13", "vgg8", "SIMKD", "74.89"),
+        ("cifar100", "vgg13", "MobileNetV2", "CATKD", "69.13"),
+        ("cifar100", "resnet32x4", "ShuffleV2", "WTTM", "76.55 ± 0.08"),
+        ("imagenet", "ResNet50", "MobileNetV1", "MLKD+LS", "73.22"),
+    ],
+)
+def test_numbers_are_in_the_right_cells(dataset: str, teacher: str, student: str, method: str, accuracy: str) -> None:
+    (result,) = published.published_results(dataset, teacher, student, method)
+    assert result.accuracy == accuracy
+
+
 def test_a_name_that_nobody_published_is_answered_with_those_that_are_known() -> None:
     command = [sys.executable, "-m", "mdistiller_ext.published", "--teacher", "resnet33"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
