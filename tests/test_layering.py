@@ -65,6 +65,7 @@ FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 COVERED_BY = {
     "rng.py": "system/test_resume.py",  # a resumed run draws the numbers of a run never stopped
     "settings.py": "config/test_schema.py",  # annotations, which the schema reads
+    "config/upstream_tables.py": "config/test_upstream_settings.py",
     "distillers/outputs.py": "distillers/test_base.py",  # what the base class hands to a method
     "data/reading.py": "data/test_data.py",  # the steps of create_loaders
     "models/blocks.py": "models/test_models.py",  # parts of the networks
@@ -159,7 +160,7 @@ def test_no_module_below_config_knows_a_config_node(file: Path) -> None:
     assert "config" not in rooms_imported(file) or room in ("config", "build", "published", "run", "weight_files")
 
 
-@pytest.mark.parametrize("name", ["upstream", "upstream_tables", "reading"])
+@pytest.mark.parametrize("name", ["upstream", "upstream_settings", "upstream_tables", "reading"])
 def test_reading_and_translating_settings_needs_no_config_node(name: str) -> None:
     file = ROOT / PACKAGE / "config" / f"{name}.py"
     assert rooms_imported(file) <= {"errors", "config"}
