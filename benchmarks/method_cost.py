@@ -4,7 +4,7 @@
 
 Steps take turns, in one process: each method's recipe for the same two networks as ``train.py`` builds it, on given images. A
 step is forward and backward passes and the update; methods with two views run both networks on twice the images. The memory is
-that of tensors, the most that the step has at a time, and of the momenta, without networks and data. CRD's memories are those of
+that of tensors, the most that the step has at a time, and of the momenta, without networks and data. CRD's memories are of
 50,000 images, as for CIFAR-100.
 """
 
