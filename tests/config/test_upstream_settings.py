@@ -244,6 +244,8 @@ def test_dkds_weights_in_deepkds_files_for_two_views_are_named(tmp_path: Path, m
     assert f"SOLVER.DEEPKD.DKD of {method} means nothing here" in said
     assert "ALPHA 1.0, BETA 0.5, WARMUP_FACTOR 20" in said
     assert "DKD.BETA counts" not in said
+    assert "has the release's optimizer: SOLVER.DEEPKD.RULE official" in said
+    assert "trains as the release does" not in said
     _, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": False}))
     assert "SOLVER.DEEPKD.DKD" not in said
 
