@@ -148,7 +148,7 @@ class Distiller(nn.Module):
         student, teacher = self._outputs(images)
         first = student if isinstance(student, Output) else student[0]
         if not self._names:
-            self._check_outputs(first, teacher if isinstance(teacher, Output) else teacher[0], labels)
+            self._check_outputs(student, teacher, count=len(labels))
         losses = self.losses(student, teacher, Batch(images, labels, index) if self._reads_batch else labels, progress)
         if not self._names:
             self._check_losses(losses)
@@ -183,15 +183,15 @@ class Distiller(nn.Module):
         """
         return all_gather_rows(rows, self.batch_sizes) if self.batch_sizes else rows
 
-    def _check_outputs(self, student: Output, teacher: Output, labels: Tensor) -> None:
+    def _check_outputs(self, student: Outputs, teacher: Outputs, count: int) -> None:
+        """Raise ConfigError unless both networks give logits ``[count, C]``, of the first view, for the same C classes."""
+        shapes = []
         for who, output in (("student", student), ("teacher", teacher)):
-            if output.logits.ndim != 2 or len(output.logits) != len(labels):
-                shape = list(output.logits.shape)
-                raise ConfigError(f"the {who} must return logits [N, C] with N = {len(labels)}, not {shape}")
-        if student.logits.shape != teacher.logits.shape:
-            raise ConfigError(
-                f"the student has {student.logits.shape[1]} classes and the teacher {teacher.logits.shape[1]}; they must agree"
-            )
+            shapes.append((output if isinstance(output, Output) else output[0]).logits.shape)
+            if len(shapes[-1]) != 2 or shapes[-1][0] != count:
+                raise ConfigError(f"the {who} must return logits [N, C] with N = {count}, not {list(shapes[-1])}")
+        if shapes[0] != shapes[1]:
+            raise ConfigError(f"the student has {shapes[0][1]} classes and the teacher {shapes[1][1]}; they must agree")
 
     def _check_losses(self, losses: dict[str, Tensor]) -> None:
         name = type(self).__name__
@@ -228,7 +228,9 @@ class Distiller(nn.Module):
         if self.needs_index and self.train_labels is None:
             raise ConfigError(f"{type(self).__name__} needs the labels of the training set: set distiller.train_labels")
         with eval_mode(self), torch.no_grad():
-            self.setup(*self._outputs(images))
+            outputs = self._outputs(images)
+            self._check_outputs(*outputs, count=len(images))
+            self.setup(*outputs)
         self.to(images.device, images.dtype)
         if any(isinstance(module, nn.SyncBatchNorm) for module in self.student.modules()):
             for name, layer in self.named_children():
