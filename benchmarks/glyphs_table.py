@@ -56,10 +56,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--amp", choices=("none", "bf16"), default="none")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES, metavar="METHOD/NAME")
     parser.add_argument("--seeds", type=int, default=3, help="at least 2, for a spread")
     arguments = parser.parse_args()
 
-    work = [(recipe, seed) for seed in range(arguments.seeds) for recipe in RECIPES]
+    work = [(recipe, seed) for seed in range(arguments.seeds) for recipe in arguments.recipes]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         results = list(pool.map(lambda item: summary_of(item[0], item[1], arguments.amp), work))
     teachers = {result["teacher_top1"] for result in results} - {None}
@@ -73,7 +74,7 @@ def main() -> None:
         f"SOLVER.AMP {arguments.amp}, n = {arguments.seeds} seeds, mean ± standard deviation; teacher {teachers.pop():.2f} %\n"
     )
     print("| method | config | best top-1 | last top-1 | seconds |\n|---|---|---|---|---|")
-    for recipe in RECIPES:
+    for recipe in arguments.recipes:
         runs = [result for (of, _), result in zip(work, results, strict=True) if of == recipe]
         name = label(recipe)
         best, last = ([run[key] for run in runs] for key in ("best_top1", "last_top1"))
