@@ -24,7 +24,6 @@ from .upstream_tables import (
     OTHER_METHODS,
     TEACHER_SETTINGS,
     TOPK_SETTINGS,
-    TWO_VIEWS,
 )
 
 __all__ = ["OTHER_METHODS", "translate"]
@@ -98,11 +97,10 @@ def _repository_defaults(context: Context, written: Collection[str]) -> Iterator
     method, dataset = context["DISTILLER.TYPE"], context["DATASET.TYPE"]
     if context.given.get("SOLVER.TRAINER") in DEEPKD_TRAINERS and any(name.startswith(DEEPKD_SETTINGS) for name in written):
         rules = {"SOLVER.DEEPKD.RULE": "official"} | ({"KD.RULE": "official"} if method == "KD" else {})
-        # Of MLKD and CRLD, only the optimizer is the release's: see SOLVER.DEEPKD.DKD in upstream_settings.py.
-        does = "has the release's optimizer" if method in TWO_VIEWS else "trains as the release does"
         yield Translation(
             implied=rules,
-            note=f"a file of DeepKD's release {does}: {', '.join(map(' '.join, rules.items()))}; the paper's rule is `paper`",
+            note=f"a file of DeepKD's release trains as the release does: {', '.join(map(' '.join, rules.items()))}; the "
+            "paper's rule is `paper`",
         )
     tag = re.fullmatch(r"kd,.*,(\d+),(\d+)", str(context.given.get("EXPERIMENT.TAG")))
     if method == "KD" and tag and not any(name.startswith("KD.") for name in written):

@@ -236,15 +236,17 @@ def test_a_file_for_mlkd_has_the_defaults_of_its_repository(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("method", ["MLKD", "CRLD"])
-def test_dkds_weights_in_deepkds_files_for_two_views_are_named(tmp_path: Path, method: str) -> None:
+def test_deepkds_files_for_two_views_have_the_loss_of_its_release(tmp_path: Path, method: str) -> None:
     settings = {"DISTILLER.TYPE": method, "SOLVER.TRAINER": "deepkd_aug", "SOLVER.DEEPKD.BETA": 0.5}
-    _, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": True}))
-    assert f"SOLVER.DEEPKD.DKD of {method} means nothing here" in said
-    assert "ALPHA 1.0, BETA 0.5, WARMUP_FACTOR 20" in said
-    assert "DKD.BETA counts" not in said
-    assert "has the release's optimizer: SOLVER.DEEPKD.RULE official" in said
-    assert "trains as the release does" not in said
-    _, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": False}))
+    settings |= {"SOLVER.DEEPKD.WARMUP_FACTOR": 10}
+    config, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": True}))
+    own = config[method]
+    assert (own.RULE, own.ALPHA, own.BETA, own.WARMUP) == ("deepkd", 1.0, 0.5, 10)
+    assert f"SOLVER.DEEPKD.DKD of {method} is {method}.RULE deepkd" in said
+    assert f"SOLVER.DEEPKD.BETA of {method} is {method}.BETA" in said
+    assert "trains as the release does: SOLVER.DEEPKD.RULE official" in said
+    config, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": False}))
+    assert config[method].RULE != "deepkd"
     assert "SOLVER.DEEPKD.DKD" not in said
 
 
