@@ -2,8 +2,8 @@
 
     python -m benchmarks.same_runs PATH_OF_THE_OTHER_CHECKOUT
 
-Train every pair of a method and a trainer in both checkouts, on the CPU with one thread, and compare ``metrics.csv``, the
-student and the optimizer's state. For refactorings: no number may change. Exit status 1 if one did.
+Train every pair of a method and a trainer that both checkouts have, on the CPU with one thread, and compare ``metrics.csv``,
+the student and the optimizer's state. For refactorings: no number may change. Exit status 1 if one did.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SETTINGS = {
     "SOLVER.LR": 0.02,
     "SOLVER.DEVICE": "cpu",
 }
+_REFUSALS = ("trainer '", "unknown distiller", "is a method of mdistiller's family, not of this project")
 
 
 def main() -> None:
@@ -44,13 +45,12 @@ def main() -> None:
     different = 0
     with tempfile.TemporaryDirectory() as outputs:
         for method, trainer in itertools.product(DISTILLERS, TRAINERS):
-            folders = [
-                run(checkout, Path(outputs, str(i)), method, trainer) for i, checkout in enumerate((ROOT, other.resolve()))
-            ]
-            if None in folders:
-                continue  # the trainer needs streams that the method does not have
+            theirs = run(other.resolve(), Path(outputs, "theirs"), method, trainer)
+            ours = None if theirs is None else run(ROOT, Path(outputs, "ours"), method, trainer)
+            if ours is None or theirs is None:
+                continue  # the trainer needs streams that the method does not have, or the other checkout lacks the method
             names = ("metrics.csv", "student_latest", "latest")
-            differing = [name for name in names if not same(name, *filter(None, folders))]
+            differing = [name for name in names if not same(name, ours, theirs)]
             different += bool(differing)
             print(f"{method:8} {trainer:8} {'differs: ' + ', '.join(differing) if differing else 'same'}", flush=True)
     print("every pair trains the same weights" if not different else f"{different} pairs differ")
@@ -58,13 +58,13 @@ def main() -> None:
 
 
 def run(checkout: Path, output: Path, method: str, trainer: str) -> Path | None:
-    """Run folder of a training in a checkout, or None where the pair is refused."""
+    """Run folder of a training in a checkout, or None where it refuses the pair, or lacks the method."""
     settings = SETTINGS | {"LOG.PREFIX": output, "EXPERIMENT.NAME": f"{method}-{trainer}"}
     settings |= {"DISTILLER.TYPE": method, "SOLVER.TRAINER": trainer, "DATASET.ROOT": output / "data"}
     command = [sys.executable, "train.py", *(str(part) for pair in settings.items() for part in pair)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode == 2 and "trainer '" in done.stderr:
+    if done.returncode == 2 and any(reason in done.stderr for reason in _REFUSALS):
         return None
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} in {checkout}: {done.stderr[-500:]}")
