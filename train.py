@@ -103,7 +103,7 @@ def print_published(config: CfgNode) -> None:
     """Print published results for the run's method, data set and networks, and the differences of their recipe."""
     results = published_for(config)
     for published in results:
-        print(f"  published, best epoch: {published}")
+        print(f"  published: {published}")
     changed = recipe_differences(config) if results else []
     if changed:
         print(f"    with another recipe than this run: {'; '.join(changed)}")

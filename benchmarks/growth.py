@@ -110,7 +110,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     while time.perf_counter() < deadline and len(times) < MOST_STEPS:
         times.append(step())
     grown = _peak() - before
-    tensors = _tensor_peak(trainer, step)
+    tensors = tensor_peak(trainer, step)
     with FlopCounterMode(display=False) as counter:
         trainer.train_step(images, labels)
     operations, moved = counter.get_total_flops(), least_bytes(trainer, images)
@@ -143,7 +143,7 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _tensor_peak(trainer: BaseTrainer, step: Callable[[], object]) -> int:
+def tensor_peak(trainer: BaseTrainer, step: Callable[[], object]) -> int:
     """Bytes of tensors that a step makes, the most at a time, and of the momenta."""
     momenta = sum(buffer.nbytes for state in trainer.optimizer.state.values() for buffer in state["momentum_buffers"].values())
     if trainer.device.type == "cuda":

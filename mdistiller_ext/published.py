@@ -2,8 +2,9 @@
 
 python -m mdistiller_ext.published --dataset cifar100 --teacher resnet32x4 --student resnet8x4
 
-The numbers and their sources are in ``published.csv``. Nearly all are single figures or means of an unstated number of runs,
-of the best epoch on the test set.
+The numbers and their sources are in ``published.csv``, with the number of runs and the rule by which an epoch was chosen where
+the source states them. Most sources do not: a difference of less than about 0.5 points from such a number proves nothing. A
+paper's statement about its tables is taken for every number in them, also for those that it took over from other papers.
 """
 
 from __future__ import annotations
@@ -22,10 +23,26 @@ from .errors import ROOT, ConfigWarning, MissingFileError, UnknownNameError, Use
 
 CONFIGS = ROOT / "configs"
 
+NOT_STATED = "not stated"
+_RULES = {
+    "best": "best epoch",
+    "last": "last epoch",
+    "median": "median of the last epochs",
+    NOT_STATED: "epoch not stated",
+}
+
 
 @dataclass(frozen=True)
 class Published:
-    """One published result: ``top1`` and ``std`` in percent, ``std`` empty where none is given."""
+    """One published result.
+
+    Attributes:
+        teacher: empty for a student that was trained alone.
+        top1, std: in percent; ``std`` is empty where none is given.
+        runs: how many runs ``top1`` summarises, or ``not stated``.
+        rule: which epoch counts: ``best`` (chosen on the test set) or ``last`` of each run, averaged; ``median`` of the runs'
+            last epochs; or ``not stated``.
+    """
 
     dataset: str
     teacher: str
@@ -34,6 +51,7 @@ class Published:
     top1: str
     std: str
     runs: str
+    rule: str
     source: str
 
     @property
@@ -42,7 +60,8 @@ class Published:
         return f"{float(self.top1):.2f}" + (f" ± {self.std}" if self.std else "")
 
     def __str__(self) -> str:
-        return f"{self.accuracy} % ({self.source}; runs: {self.runs})"
+        runs = "number of runs not stated" if self.runs == NOT_STATED else f"{self.runs} runs"
+        return f"{self.accuracy} % ({self.source}; {runs}, {_RULES[self.rule]})"
 
 
 def published_results(dataset: str = "", teacher: str = "", student: str = "", method: str = "") -> list[Published]:
@@ -111,9 +130,9 @@ def main() -> None:
     results = published_results(**asked)
     if not results:
         raise MissingFileError("no published result for this combination is known here; leave an option out to see more")
-    header = ("data set", "teacher", "student", "method", "top-1 %", "runs", "source")
+    header = ("data set", "teacher", "student", "method", "top-1 %", "runs", "rule", "source")
     results.sort(key=lambda result: (result.dataset, result.teacher, result.student, float(result.top1)))
-    table = [(r.dataset, r.teacher or "-", r.student, r.method, r.accuracy, r.runs, r.source) for r in results]
+    table = [(r.dataset, r.teacher or "-", r.student, r.method, r.accuracy, r.runs, r.rule, r.source) for r in results]
     widths = [max(len(row[column]) for row in [header, *table]) for column in range(len(header))]
     for row in [header, *table]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

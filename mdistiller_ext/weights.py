@@ -16,6 +16,7 @@ from . import checkpoint
 from .data import DataIdentity
 from .errors import ConfigError, CorruptFileError, ascii_only
 from .models import find_architectures
+from .models.heads import attach_saved_head
 
 # Keys under which files keep a state_dict beside other entries, in order of precedence.
 _WEIGHT_KEYS = ("model", "student", "state_dict", "model_state_dict", "net")
@@ -75,8 +76,10 @@ def load_state_dict(
 
     Raises CorruptFileError that names the entries that are missing, unexpected, of another shape or dtype, or not finite.
     """
-    saved, own = _find_state_dict(path, content), model.state_dict()
-    state = _unwrap(saved, own)
+    saved = _find_state_dict(path, content)
+    state = _unwrap(saved, model.state_dict())
+    attach_saved_head(model, state)
+    own = model.state_dict()
     _check_numbers(path, state, own)
     if state.keys() == saved.keys():
         # Modules that changed since rename their entries in load_state_dict, by the version saved in the metadata

@@ -140,3 +140,15 @@ def test_gpu_without_one_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         run("gpu", monkeypatch=monkeypatch)
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_cost_of_methods_is_measured_beside_kd(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("method_cost", *SMALL, "--rounds", 1, "--methods", "KD", "CRD", "CRLD", monkeypatch=monkeypatch)
+    rows = {row["variant"]: row for row in kept(results, "method_cost")["rows"]}
+    assert list(rows) == ["KD", "CRD", "CRLD"]
+    assert rows["KD"]["own_parameters"] == rows["CRLD"]["own_parameters"] == 0
+    assert rows["CRD"]["own_parameters"] == 2 * (64 * 128 + 128)
+    assert rows["CRLD"]["tensor_bytes"] > 1.5 * rows["KD"]["tensor_bytes"]  # two views
+    assert "time of KD" in capsys.readouterr().out

@@ -64,6 +64,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "DIST apart": {"gather": False},
     "PRKD": {"correlation": "inter+intra", "average_last": 1},
     "NONE": {},
+    "RKD": {},
+    "SP": {"feat_weight": 30.0},
+    "PKT": {"feat_weight": 300.0},
+    "CRD": {"dim": 8, "k": 20, "feat_weight": 0.1},
+    "MLKD": {"temperature": 1.0},
+    "CRLD": {"tau_w": 0.2},
+    "MLKD deepkd": {"rule": "deepkd", "warmup": 1},
+    "CRLD deepkd": {"rule": "deepkd", "warmup": 1, "tau_w": 0.2},
 }
 
 
@@ -85,23 +93,31 @@ class Network(nn.Module):
         self.double()
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        pooled = self.norm2(self.conv2(self.norm1(self.conv1(images)).relu())).relu().mean(dim=(2, 3))
-        return self.fc(pooled), {"pooled_feat": pooled}
+        first = self.norm1(self.conv1(images)).relu()
+        second = self.norm2(self.conv2(first)).relu()
+        pooled = second.mean(dim=(2, 3))
+        return self.fc(pooled), {"feats": [first, second], "pooled_feat": pooled}
 
 
 class DoubleLoader(InMemoryLoader):
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((images.double(), labels) for images, labels in super().__iter__())
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return ((images.double(), *others) for images, *others in super().__iter__())
 
 
-def loaders() -> tuple[DoubleLoader, DoubleLoader]:
-    """10 batches of 16 an epoch, the last of them of 2 images: with 4 processes two have none."""
+def two_views(images: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.stack([images, images.flip(3)], dim=1)
+
+
+def loaders(method: type[Distiller] = Distiller) -> tuple[DoubleLoader, DoubleLoader]:
+    """10 batches of 16 an epoch, as the method needs them, the last of 2 images: with 4 processes two have none."""
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(256, (146, 3, 8, 8), dtype=torch.uint8, generator=generator)
     labels = torch.randint(CLASSES, (146,), generator=generator)
     same: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "num_classes": CLASSES}
     same |= {"rank": rank(), "world_size": world_size()}
-    train = DoubleLoader(images, labels, batch_size=16, shuffle=True, seed=3, **same)
+    augment = two_views if len(method.views) > 1 else None
+    options: dict[str, Any] = {"augment": augment, "with_index": method.needs_index} | same
+    train = DoubleLoader(images, labels, batch_size=16, shuffle=True, seed=3, **options)
     return train, DoubleLoader(images[:33], labels[:33], batch_size=10, **same)
 
 
@@ -113,7 +129,7 @@ def make_trainer(streams: str, method: str, batch_norm: bool, **keywords: Any) -
     trainer, options, _ = STREAMS[streams]
     settings = {"epochs": 2, "lr": 0.05, "weight_decay": 5e-3, "lr_scheduler": "onecycle", "stream_options": options} | keywords
     distiller = create_distiller(method.split()[0], student, None if method == "NONE" else teacher, **METHODS[method])
-    made: BaseTrainer = TRAINERS.get(trainer)(distiller, *loaders(), **settings)
+    made: BaseTrainer = TRAINERS.get(trainer)(distiller, *loaders(type(distiller)), **settings)
     return made
 
 
@@ -122,8 +138,8 @@ def train(streams: str, method: str, batch_norm: bool) -> dict[str, Any]:
     trainer = make_trainer(streams, method, batch_norm)
     assert len(trainer.active_streams) == STREAMS[streams][2]
     summary = trainer.train()
-    student = trainer.distiller.student.state_dict()
-    return {"student": student, "history": trainer.history, "summary": summary, "optimizer": trainer.optimizer.state_dict()}
+    made = {"student": trainer.distiller.student.state_dict(), "own": trainer.distiller.own_state_dict()}
+    return made | {"history": trainer.history, "summary": summary, "optimizer": trainer.optimizer.state_dict()}
 
 
 def assert_close(found: Any, expected: Any, tolerance: float) -> None:
@@ -144,9 +160,11 @@ def assert_close(found: Any, expected: Any, tolerance: float) -> None:
 
 
 def fits(streams: str, method: str) -> bool:
-    return not (method == "NONE" and streams != "base") and not (
-        streams.startswith("deepkd") and method[:4] in ("DIST", "PRKD")
-    )
+    if method.endswith("deepkd"):
+        return streams == "deepkd"
+    if method in ("NONE", "RKD", "SP", "PKT", "CRD", "MLKD"):
+        return streams == "base"
+    return not (streams.startswith("deepkd") and method[:4] in ("DIST", "PRKD"))
 
 
 PAIRS = [(streams, method) for streams, method in itertools.product(STREAMS, METHODS) if fits(streams, method)]

@@ -44,12 +44,49 @@ def test_the_table_of_published_numbers(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr("sys.argv", ["published", *(word for name, value in pair.items() for word in (f"--{name}", value))])
     published.main()
     header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split() == ["data", "set", "teacher", "student", "method", "top-1", "%", "runs", "source"]
+    assert header.split() == ["data", "set", "teacher", "student", "method", "top-1", "%", "runs", "rule", "source"]
     assert len(lines) == len(published.published_results(**pair)) > 5
     assert all(line.split()[:3] == list(pair.values()) for line in lines)
     accuracies = [float(line.split()[4]) for line in lines]
     assert accuracies == sorted(accuracies)
-    assert lines[0].split()[3:5] == ["KD", "73.33"]
+    assert lines[0].split()[3:7] == ["RKD", "71.45", "±", "0.41"]
+    assert [line.split()[3:7] for line in lines if line.endswith("mdistiller README")] == [
+        ["KD", "73.33", "not", "stated"],
+        ["KD+DOT", "75.12", "not", "stated"],
+        ["DKD", "76.32", "5", "best"],
+    ]
+
+
+def test_a_result_states_how_it_was_measured() -> None:
+    """Or that its source does not say so."""
+    pair = {"dataset": "cifar100", "teacher": "resnet32x4", "student": "resnet8x4"}
+    said = [str(result) for result in published.published_results(**pair, method="DKD")]
+    assert said == [
+        "76.32 % (mdistiller README; 5 runs, best epoch)",
+        "73.08 ± 0.27 % (PLD paper, with AdamW and 250 epochs; 3 runs, epoch not stated)",
+    ]
+    (kd, *_) = published.published_results(**pair, method="KD")
+    assert str(kd) == "73.33 % (mdistiller README; number of runs not stated, epoch not stated)"
+    last = published.Published("cifar100", "", "resnet8", "NONE", "60.0", "", "5", "median", "a paper")
+    assert str(last) == "60.00 % (a paper; 5 runs, median of the last epochs)"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "teacher", "student", "method", "accuracy"),
+    [
+        ("cifar100", "wrn_40_2", "ShuffleV1", "CRD", "76.05"),
+        ("cifar100", "ResNet50", "vgg8", "NST", "71.28"),
+        ("cifar100", "resnet110", "resnet32", "OFD", "73.23"),
+        ("cifar100", "ResNet50", "MobileNetV2", "REVIEWKD", "69.89"),
+        ("cifar100", "vgg13", "vgg8", "SIMKD", "74.89"),
+        ("cifar100", "vgg13", "MobileNetV2", "CATKD", "69.13"),
+        ("cifar100", "resnet32x4", "ShuffleV2", "WTTM", "76.55 ± 0.08"),
+        ("imagenet", "ResNet50", "MobileNetV1", "MLKD+LS", "73.22"),
+    ],
+)
+def test_numbers_are_in_the_right_cells(dataset: str, teacher: str, student: str, method: str, accuracy: str) -> None:
+    (result,) = published.published_results(dataset, teacher, student, method)
+    assert result.accuracy == accuracy
 
 
 def test_a_name_that_nobody_published_is_answered_with_those_that_are_known() -> None:

@@ -157,7 +157,8 @@ def hyper_parameters(config: CfgNode, name: str) -> dict[str, Any]:
     """Return the keyword arguments of distiller ``name`` as configured."""
     method = DISTILLERS.get(name)
     arguments = _configured(config[name], method.__init__, method.config_keys)
-    return arguments | ({"settings": flatten(config)} if method.takes_settings else {})
+    # A method of a checkout (bridge/) reads settings of all groups.
+    return arguments | ({"settings": flatten(config)} if getattr(method, "takes_settings", False) else {})
 
 
 def stream_options(config: CfgNode, name: str) -> dict[str, Any]:

@@ -4,33 +4,30 @@
 OTHER_METHODS = frozenset(
     [
         "ADKD",
-        "AT",
-        "CRD",
-        "CRLD",
         "DIST_GDKD",
         "DKDMOD",
         "DKDMod",
         "DKD_aug",
-        "FITNET",
         "GDKDAUTOK",
         "GDKDAutoW",
         "GDKDAutok",
-        "KDSVD",
-        "KD_ours",
         "LS_GDKD",
-        "MLKD",
-        "NST",
-        "OFD",
-        "PKT",
-        "REVIEWKD",
         "REVIEWKD_GDKD",
-        "RKD",
         "SGDKD",
         "SKD",
-        "SP",
-        "VID",
     ]
 )
+
+# Methods that the repositories of their papers call otherwise.
+METHODS = {"KD_ours": "MLKD", "CAT_KD": "CATKD", "CAT-KD": "CATKD", "SimKD": "SIMKD"}
+
+# Methods with two views of an image.
+TWO_VIEWS = ("MLKD", "CRLD")
+
+# Trainers of those repositories that differ from one of this project only in what they pass to the method.
+POSITIONS = "CRD gets the positions of the images from every trainer"
+VIEWS = "MLKD and CRLD get their second, strongly augmented view from every trainer"
+TRAINERS = {"crd": ("base", POSITIONS), "crd_dot": ("dot", POSITIONS), "aug": ("base", VIEWS), "crld": ("base", VIEWS)}
 
 RENAMED = {
     "SOLVER.LR_MIN": "SOLVER.MIN_LR",
@@ -41,6 +38,17 @@ RENAMED = {
     "SOLVER.DKDOT.DKD": "SOLVER.DEEPKD.DKD",
     "SOLVER.DKDOT.TOPK": "SOLVER.DEEPKD.TOPK",
     "DISTILLER.TEACHER_WEIGHTS": "DISTILLER.TEACHER_CKPT",
+    "CAT_KD.IF_NORMALIZE": "CATKD.IF_NORMALIZE",
+    "CAT_KD.LOSS.CAM_RESOLUTION": "CATKD.LOSS.CAM_RESOLUTION",
+    "CAT_KD.LOSS.CAT_loss_weight": "CATKD.LOSS.CAT_LOSS_WEIGHT",
+    "CAT_KD.LOSS.CE_WEIGHT": "CATKD.LOSS.CE_WEIGHT",
+}
+
+# KD's settings that the MLKD of the DeepKD and LSKD repositories reads, and MLKD's of the same meaning.
+KD_SETTINGS_OF_MLKD = {
+    "KD.TEMPERATURE": "MLKD.TEMPERATURE",
+    "KD.LOSS.CE_WEIGHT": "MLKD.CE_WEIGHT",
+    "KD.LOSS.KD_WEIGHT": "MLKD.KD_WEIGHT",
 }
 
 # Settings without an equivalent, and why.
@@ -55,6 +63,28 @@ MEANINGLESS = {
     "SOLVER.DEEPKD.ALPHA": "DKD.ALPHA counts",
     "SOLVER.DEEPKD.BETA": "DKD.BETA counts",
     "SOLVER.DEEPKD.WARMUP_FACTOR": "DKD.WARMUP counts",
+    **dict.fromkeys(
+        [
+            "CRD.FEAT.STUDENT_DIM",
+            "CRD.FEAT.TEACHER_DIM",
+            "FITNET.INPUT_SIZE",
+            "REVIEWKD.IN_CHANNELS",
+            "REVIEWKD.OUT_CHANNELS",
+            "REVIEWKD.OUT_SHAPES",
+            "REVIEWKD.SHAPES",
+            "VID.INPUT_SIZE",
+        ],
+        "it is derived from the networks' features",
+    ),
+    "device": "the environment variable CUDA_VISIBLE_DEVICES chooses a GPU",
+    "if_test": "CATKD converts the networks itself",
+}
+
+# Experiments of CAT-KD's repository that are not here: what their switches turn on.
+SWITCHES = {
+    "CAT_KD.IF_BINARIZE": "the transfer of binarised class activation maps",
+    "CAT_KD.IF_OnlyTransferPartialCAMs": "the transfer of some classes' activation maps",
+    "DATASET.REDUCTION": "training on a part of each class",
 }
 
 # Where GDKD's repository keeps the teachers that were trained with strong augmentation, by data set.
@@ -72,5 +102,7 @@ TEACHER_SETTINGS = frozenset(["DISTILLER.AUG_TEACHER", "DISTILLER.TEACHER_CKPT",
 # Beginnings of the settings that only DeepKD's release has, and the names of its trainer there.
 DEEPKD_SETTINGS = ("SOLVER.DKDOT.", "SOLVER.DEEPKD.DKD", "SOLVER.DEEPKD.TOPK", "SOLVER.DEEPKD.CE_WEIGHT")
 DEEPKD_TRAINERS = ("deepkd", "ours", "dkdot", "deepkd_aug")
+DEEPKD_GROUPS = ("SOLVER.DKDOT.", "SOLVER.DEEPKD.")
+DKD_WEIGHTS = {"ALPHA": 1.0, "BETA": 8.0, "WARMUP_FACTOR": 20}  # of SOLVER.DEEPKD, with the release's defaults
 DKD_FLAGS = ("SOLVER.DEEPKD.DKD", "SOLVER.DKDOT.DKD")
 TOPK_SETTINGS = ("SOLVER.DEEPKD.TOPK", "SOLVER.DKDOT.TOPK")

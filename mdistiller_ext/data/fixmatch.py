@@ -63,7 +63,7 @@ def apply(name: str, image: Tensor, magnitude: float) -> Tensor:
         "sharpness": lambda: functional.adjust_sharpness(image, magnitude),
         "shear_x": lambda: _shift(image, shear=(_degrees(magnitude), 0.0)),
         "shear_y": lambda: _shift(image, shear=(0.0, _degrees(magnitude))),
-        "solarize": lambda: functional.solarize(image, magnitude),
+        "solarize": lambda: torch.where(image >= magnitude, 255 - image, image),  # torchvision's: up to 255
         "translate_x": lambda: _shift(image, translate=(-round(magnitude * width), 0)),
         "translate_y": lambda: _shift(image, translate=(0, -round(magnitude * height))),
     }

@@ -83,10 +83,7 @@ class Distiller(nn.Module):
     views: ClassVar[tuple[str, ...]] = ("weak",)
     # Names of settings that differ from the argument's name in capitals, such as {"ce_weight": "LOSS.CE_WEIGHT"}.
     config_keys: ClassVar[dict[str, str]] = {}
-    # Whether a CUDA graph may capture the step; not one whose method changes Python values from step to step.
-    can_be_captured: ClassVar[bool] = True
-    # Whether the constructor takes ``settings``, the values of all settings by dotted names.
-    takes_settings: ClassVar[bool] = False
+    can_be_captured: ClassVar[bool] = True  # by a CUDA graph; False where steps change Python values
     # Number of last epochs whose students are averaged at the end of training; 0 disables averaging.
     average_last: int = 0
     # Factor on the learning rate of own layers, by the name of the attribute, such as {"projection": 10.0}.
@@ -147,8 +144,7 @@ class Distiller(nn.Module):
         Args:
             images, labels, index: see Batch.
         """
-        if not self._is_set_up:
-            self.prepare((images.shape[-3], images.shape[-2], images.shape[-1]))
+        self.prepare((images.shape[-3], images.shape[-2], images.shape[-1]))
         output, losses = self.compute(Batch(images, labels, index), progress)
         if not self._names:
             self._check_losses(losses)
@@ -162,7 +158,7 @@ class Distiller(nn.Module):
         student, teacher = self._outputs(batch.images)
         first = student if isinstance(student, Output) else student[0]
         if not self._names:
-            self._check_outputs(first, teacher if isinstance(teacher, Output) else teacher[0], batch.labels)
+            self._check_outputs(student, teacher, count=len(batch.labels))
         return first, self.losses(student, teacher, batch if self._reads_batch else batch.labels, progress)
 
     def _outputs(self, images: Tensor) -> tuple[Outputs, Outputs]:
@@ -191,15 +187,15 @@ class Distiller(nn.Module):
         """
         return all_gather_rows(rows, self.batch_sizes) if self.batch_sizes else rows
 
-    def _check_outputs(self, student: Output, teacher: Output, labels: Tensor) -> None:
+    def _check_outputs(self, student: Outputs, teacher: Outputs, count: int) -> None:
+        """Raise ConfigError unless both networks give logits ``[count, C]``, of the first view, for the same C classes."""
+        shapes = []
         for who, output in (("student", student), ("teacher", teacher)):
-            if output.logits.ndim != 2 or len(output.logits) != len(labels):
-                shape = list(output.logits.shape)
-                raise ConfigError(f"the {who} must return logits [N, C] with N = {len(labels)}, not {shape}")
-        if student.logits.shape != teacher.logits.shape:
-            raise ConfigError(
-                f"the student has {student.logits.shape[1]} classes and the teacher {teacher.logits.shape[1]}; they must agree"
-            )
+            shapes.append((output if isinstance(output, Output) else output[0]).logits.shape)
+            if len(shapes[-1]) != 2 or shapes[-1][0] != count:
+                raise ConfigError(f"the {who} must return logits [N, C] with N = {count}, not {list(shapes[-1])}")
+        if shapes[0] != shapes[1]:
+            raise ConfigError(f"the student has {shapes[0][1]} classes and the teacher {shapes[1][1]}; they must agree")
 
     def _check_losses(self, losses: dict[str, Tensor]) -> None:
         name = type(self).__name__
@@ -236,7 +232,9 @@ class Distiller(nn.Module):
         if self.needs_index and self.train_labels is None:
             raise ConfigError(f"{type(self).__name__} needs the labels of the training set: set distiller.train_labels")
         with eval_mode(self), torch.no_grad():
-            self.setup(*self._outputs(images))
+            outputs = self._outputs(images)
+            self._check_outputs(*outputs, count=len(images))
+            self.setup(*outputs)
         self.to(images.device, images.dtype)
         if any(isinstance(module, nn.SyncBatchNorm) for module in self.student.modules()):
             for name, layer in self.named_children():

@@ -1,7 +1,8 @@
 """Model zoos: teacher and student networks, created by name.
 
 Every network maps images `[N, 3, H, W]` to `(logits, features)`: `features["feats"]` holds its feature maps,
-`["preact_feats"]` the same maps before their last ReLU (not for MobileNetV2), and `["pooled_feat"]` the classifier's input.
+`["preact_feats"]` the same maps before their last ReLU (not for MobileNetV2), and `["pooled_feat"]` the classifier's input, the
+mean over positions of `["last_feat"]`, which is returned where it is not the last of ``feats``.
 Parameter names are mdistiller's, so its checkpoints load strictly.
 
 Each zoo is a subpackage; each network is a function ``num_classes -> nn.Module`` under ``@register_model(name, zoo=...)``.

@@ -121,7 +121,7 @@ def test_what_others_wrote_is_said_in_one_line_that_the_terminal_only_shows(tmp_
     assert "a key of 5,000 characters" in message(write(tmp_path / "a.yaml", f"? {'x' * 5000}\n: 1\n"))
     assert "overrides come in pairs" in message(None, "\x1b[31m\n")
     assert len(message(None, "x" * 5000, "1")) <= 2000
-    _, said = load(write(tmp_path / "a.yaml", '"CRD.\\n": 1\n'))
+    _, said = load(write(tmp_path / "a.yaml", '"SKD.\\n": 1\n'))
     assert said.isprintable()
 
 

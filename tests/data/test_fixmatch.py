@@ -57,6 +57,12 @@ def test_an_operation_is_that_of_pil(name: str) -> None:
         assert (ours - image).abs().float().mean() > 0.5
 
 
+def test_solarize_inverts_nothing_above_the_largest_value() -> None:
+    image = torch.tensor([0, 254, 255], dtype=torch.uint8).expand(3, 1, 3)
+    assert apply("solarize", image, 254.5)[0].tolist() == [[0, 254, 0]]
+    assert torch.equal(apply("solarize", image, 255.5), image)
+
+
 def test_the_square_is_shifted_in_above_and_clipped_below() -> None:
     image = torch.zeros(3, 10, 10, dtype=torch.uint8)
     above, below = grey_square(image, 1, 1, 4), grey_square(image, 9, 8.5, 4)

@@ -14,6 +14,7 @@ from torch import nn
 from mdistiller_ext.distillers import Distiller, Progress, Weight, create_distiller, register_distiller
 from mdistiller_ext.distillers.base import ROLES
 from mdistiller_ext.distillers.kd import KD
+from mdistiller_ext.distillers.outputs import Batch, run_network
 from mdistiller_ext.errors import ConfigError, UnknownNameError
 from mdistiller_ext.registry import DISTILLERS, OWN
 from tests.support.distillers import CLASSES, IMAGE_SHAPE, NUM_IMAGES, TinyModel, make_batch, make_distiller, run
@@ -27,7 +28,33 @@ COMPONENTS = {
     "GDKD3": ["task/ce", "target/high", "nontarget/top", "nontarget/rest"],
     "DIST": ["task/ce", "kd/inter", "kd/intra"],
     "PRKD": ["task/ce", "kd/kl", "kd/correlation"],
+    "SIMKD": ["task/ce", "kd/feat"],
+    "CATKD": ["task/ce", "kd/cat"],
+    "RKD": ["task/ce", "kd/distance", "kd/angle"],
+    "SP": ["task/ce", "kd/sp"],
+    "PKT": ["task/ce", "kd/pkt"],
+    "CRD": ["task/ce", "kd/nce"],
+    "TTM": ["task/ce", "kd/ttm"],
+    "WTTM": ["task/ce", "kd/wttm"],
+    "MLKD": ["task/ce", "target/tckd", "nontarget/nckd", "kd/batch", "kd/class"],
+    "CRLD": ["task/ce", "target/within", "target/cross", "nontarget/within", "nontarget/cross"],
+    "AT": ["task/ce", "kd/attention"],
+    "FITNET": ["task/ce", "kd/hint"],
+    "NST": ["task/ce", "kd/nst"],
+    "VID": ["task/ce", "kd/vid"],
+    "KDSVD": ["task/ce", "kd/svd"],
+    "OFD": ["task/ce", "kd/ofd"],
+    "REVIEWKD": ["task/ce", "kd/hcl"],
 }
+
+# Numbers that are no weights of losses.
+NOT_WEIGHTS = {"t", "temperature", "final_t", "k_initial", "epsilon", "momentum", "tau_w", "tau_s", "init_pred_var", "eps"}
+NOT_WEIGHTS_OF = {("TTM", "gamma"), ("WTTM", "gamma")}
+
+# Parameters of the student that a method does not train: parts of classifiers that it does not use.
+UNTRAINED = {"SIMKD": ("fc.", "simkd_head.classifier."), "CATKD": ("fc.bias",)}
+# Settings with which every component reaches the student.
+ALL_COMPONENTS = {"SIMKD": {"ce_weight": 1.0}, "CRLD": {"tau_w": 0.0}}
 
 every_distiller = pytest.mark.parametrize("name", list(DISTILLERS))
 every_taught_distiller = pytest.mark.parametrize("name", [n for n in DISTILLERS if DISTILLERS.get(n).needs_teacher])
@@ -69,14 +96,17 @@ def test_every_method_trains_its_student(name):
     output, losses = run(distiller, epoch=20)
     sum(losses.values()).backward()
     assert output.logits.shape == (16, CLASSES)
-    for p in distiller.student.parameters():
+    for parameter, p in distiller.student.named_parameters():
+        if parameter.startswith(UNTRAINED.get(name, ())):
+            assert p.grad is None
+            continue
         assert p.grad.isfinite().all()
         assert p.grad.abs().max() > 0
 
 
 @every_distiller
 def test_every_component_alone_has_a_gradient(name):
-    distiller = make_distiller(name)
+    distiller = make_distiller(name, **ALL_COMPONENTS.get(name, {}))
     # In the middle of training, when nothing has faded out or is not there yet.
     for value in run(distiller, epoch=120)[1].values():
         gradient = torch.autograd.grad(value, distiller.student.stages[0].weight, retain_graph=True)[0]
@@ -144,6 +174,23 @@ def test_a_last_batch_of_one_sample_gives_finite_losses_and_gradients(name):
 
 
 @every_distiller
+def test_losses_read_nothing_back_to_the_host(name):
+    """On meta tensors, which have no values: reading one, or a shape that depends on one, is an error there."""
+    distiller = make_distiller(name)
+    distiller.to("meta")
+    batch = Batch(**{key: value.to("meta") for key, value in make_batch(distiller).items()})
+    views = batch.images.unbind(1) if len(distiller.views) > 1 else (batch.images,)
+    student, teacher = (
+        tuple(run_network(network, view, "student") for view in views) for network in (distiller.student, distiller.teacher)
+    )
+    if len(views) == 1:
+        (student,), (teacher,) = student, teacher
+    given = batch if "batch" in inspect.signature(distiller.losses).parameters else batch.labels
+    losses = distiller.losses(student, teacher, given, Progress(1, 240, "meta"))
+    sum(losses.values()).backward()
+
+
+@every_distiller
 def test_hyper_parameters_are_keyword_only_with_defaults(name):
     parameters = list(inspect.signature(DISTILLERS.get(name)).parameters.values())
     assert [p.name for p in parameters[:2]] == ["student", "teacher"]
@@ -160,10 +207,10 @@ def test_an_unknown_hyper_parameter_is_a_type_error(name):
 
 @every_distiller
 def test_a_negative_weight_is_refused_by_the_name_of_its_setting(name):
-    """Every number of a method is a weight, unless it is a temperature or a fraction."""
+    """Every number of a method is a weight, unless the tables above name it."""
     distiller = DISTILLERS.get(name)
     numbers = [key for key, p in inspect.signature(distiller.__init__).parameters.items() if isinstance(p.default, float)]
-    for key in set(numbers) - {"t", "temperature", "final_t", "k_initial"}:
+    for key in set(numbers) - NOT_WEIGHTS - {argument for method, argument in NOT_WEIGHTS_OF if method == name}:
         setting = distiller.config_keys.get(key, key.upper())
         with pytest.raises(ConfigError, match=rf"^{name}\.{setting} must not be negative, not -0\.5$"):
             make_distiller(name, **{key: -0.5})
@@ -301,8 +348,9 @@ def test_components_that_change_later_are_refused(later, change):
 @every_taught_distiller
 def test_student_and_teacher_of_different_classes_are_reported(name):
     distiller = create_distiller(name, TinyModel(CLASSES), TinyModel(CLASSES + 1))
+    distiller.train_labels = torch.arange(NUM_IMAGES) % CLASSES
     with pytest.raises(ConfigError, match="the student has 10 classes and the teacher 11"):
-        distiller(progress=Progress(1, 240), **make_batch())
+        run(distiller)
 
 
 class WrongShape(TinyModel):

@@ -48,7 +48,8 @@ class TinyModel(nn.Module):
 def make_distiller(name, **hyper_parameters):
     """Method ``name`` between tiny networks in training mode, its own layers built."""
     torch.manual_seed(0)
-    distiller = create_distiller(name, TinyModel(seed=1), TinyModel(seed=2, widths=(4, 6, 8, 16)), **hyper_parameters)
+    widths = (4, 4, 8, 12) if name == "KDSVD" else (4, 6, 8, 16)  # KDSVD compares maps of equally many channels
+    distiller = create_distiller(name, TinyModel(seed=1), TinyModel(seed=2, widths=widths), **hyper_parameters)
     if distiller.needs_index:
         distiller.train_labels = torch.arange(NUM_IMAGES) % CLASSES
     distiller.prepare(IMAGE_SHAPE)

@@ -93,7 +93,7 @@ def test_tiny_imagenet_from_a_teachers_recipe_to_the_pair_upstream_cannot_run(ti
     distilled = run_program("train.py", *student, "LOG.PREFIX", tmp_path / "student")
     assert (distilled.status, distilled.err) == (0, "")
     assert "KD with trainer 'dot' on tiny_imagenet" in distilled.out
-    assert "published, best epoch: 65.75 % (mdistiller README" in distilled.out
+    assert "published: 65.75 % (mdistiller README" in distilled.out
     assert re.search(rf"teacher ResNet18 +{top1(teacher.out)} %", distilled.out)
 
     for folder, finished in ((tmp_path / "teacher/p/run", teacher), (tmp_path / "student/p/run", distilled)):
@@ -389,7 +389,7 @@ def test_upstreams_file_trains_and_is_held_against_what_was_published(cifar100: 
     assert finished.status == 0, finished.err
     assert_notes(finished.err, f"{file}: LOG.TENSORBOARD_FREQ means nothing here")
     assert "KD with trainer 'dot' on cifar100" in finished.out
-    assert "published, best epoch: 75.12 % (mdistiller README; runs: not stated)\n" in finished.out
+    assert "published: 75.12 % (mdistiller README; number of runs not stated, epoch not stated)\n" in finished.out
     assert "with another recipe than this run: DATASET.LIMIT: 0 -> 4; SOLVER.EPOCHS: 240 -> 1\n" in finished.out
 
     evaluated = run_program("eval.py", "-c", tmp_path / "cifar100_baselines/run")

@@ -27,7 +27,7 @@ ONE_START = {"train.events", "notes.txt", "provenance.json"}  # to which every s
 
 
 @pytest.mark.parametrize(
-    ("run", "epochs_done"), [("base", 1), ("base", 2), ("dot", 2), ("deepkd", 1), ("deepkd", 3), ("average", 3)]
+    ("run", "epochs_done"), [("base", 1), ("base", 2), ("dot", 2), ("deepkd", 1), ("deepkd", 3), ("average", 3), ("memory", 2)]
 )
 def test_a_run_stopped_and_resumed_is_the_run_never_stopped(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str, epochs_done: int

@@ -81,8 +81,9 @@ class MobileNetV2(nn.Module):
             x = stage(x)
             if index in FEATURE_STAGES:
                 feats.append(x)
-        pooled = self.conv2(x).mean(dim=(2, 3))
-        return self.classifier(pooled), {"feats": feats, "pooled_feat": pooled}
+        last = self.conv2(x)
+        pooled = last.mean(dim=(2, 3))
+        return self.classifier(pooled), {"feats": feats, "pooled_feat": pooled, "last_feat": last}
 
 
 def _bn_relu(convolution: nn.Conv2d) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:

@@ -109,6 +109,7 @@ class ShuffleNetV2(nn.Module):
             "feats": [f0, f1, f2, f3],
             "preact_feats": [f0, preact1, preact2, preact3],
             "pooled_feat": pooled,
+            "last_feat": out,
         }
 
 

@@ -85,7 +85,8 @@ class WideResNet(nn.Module):
         f1 = self.block1(f0)
         f2 = self.block2(f1)
         f3 = self.block3(f2)
-        pooled = F.relu(self.bn1(f3), inplace=True).mean(dim=(2, 3))
+        last = F.relu(self.bn1(f3), inplace=True)
+        pooled = last.mean(dim=(2, 3))
         # These three batch norms have run once above. Upstream runs them a second time here, so that a training step
         # updates their running statistics twice. Kept: one run would be cheaper, but would train a network whose
         # running statistics, and thus whose accuracy, differ from upstream's.
@@ -94,6 +95,7 @@ class WideResNet(nn.Module):
             "feats": [f0, f1, f2, f3],
             "preact_feats": [f0, *preact_feats],
             "pooled_feat": pooled,
+            "last_feat": last,
         }
 
 

@@ -65,7 +65,7 @@ class MobileNetV1(nn.Module):
             else:
                 x = layer(x)
         pooled = x.mean(dim=(2, 3))
-        return self.fc(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+        return self.fc(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled, "last_feat": x}
 
 
 def _bn_relu(convolution: nn.Conv2d) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:

@@ -40,7 +40,7 @@ class MobileNetV2(nn.Module):
             if index in FEATURE_LAYERS:
                 feats.append(x)
         pooled = x.mean(dim=(2, 3))
-        return self.classifier(pooled), {"feats": feats, "pooled_feat": pooled}
+        return self.classifier(pooled), {"feats": feats, "pooled_feat": pooled, "last_feat": x}
 
     def _last_bn(self, index: int) -> nn.BatchNorm2d:
         return [layer for layer in self.features[index].modules() if isinstance(layer, nn.BatchNorm2d)][-1]

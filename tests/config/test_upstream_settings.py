@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from mdistiller_ext.config import load_config
+from mdistiller_ext.config.upstream import translate
+from mdistiller_ext.errors import ConfigError
 from tests.support.configs import load, message, upstream_file
 from tests.support.programs import ROOT
 
@@ -150,8 +152,141 @@ def test_a_static_mask_is_not_dropped_in_silence(tmp_path: Path) -> None:
     assert "SOLVER.DEEPKD.TOPK means nothing here" in said
 
 
-def test_the_second_view_that_is_not_here_is_named(tmp_path: Path) -> None:
-    _, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "DKD", "SOLVER.TRAINER": "deepkd_aug"}))
-    assert "strongly augmented view is not here" in said
+def test_a_strategy_that_is_the_only_one_is_named(tmp_path: Path) -> None:
     _, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "GDKD", "GDKD.STRATEGY": "best"}))
     assert "GDKD.STRATEGY best is the only one here" in said
+
+
+# ---- mdistiller's baselines ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "name", "trainer", "reason"),
+    [
+        ("CRD", {}, "crd", "base", "CRD gets the positions"),
+        ("CRD", {}, "crd_dot", "dot", "CRD gets the positions"),
+        ("MLKD", {}, "aug", "base", "second, strongly augmented view"),
+        ("CRLD", {}, "crld", "base", "second, strongly augmented view"),
+        ("MLKD", {}, "ours", "base", "second, strongly augmented view"),
+        ("MLKD", {"SOLVER.DEEPKD.DELTA_NCG": 0.05}, "ours", "deepkd", ""),
+        ("KD", {"SOLVER.DKDOT.DELTA_NCKD": 0.05}, "ours", "deepkd", ""),
+        ("CRLD", {}, "deepkd_aug", "deepkd", "second, strongly augmented view"),
+    ],
+)
+def test_trainers_by_their_upstream_names(
+    tmp_path: Path, method: str, more: dict[str, Any], name: str, trainer: str, reason: str
+) -> None:
+    """One differs from ours only in what it gives to the method; `ours` means two things, told apart by DeepKD's settings."""
+    config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": method, "SOLVER.TRAINER": name} | more))
+    assert trainer == config.SOLVER.TRAINER
+    assert f"SOLVER.TRAINER {name} is {trainer}" in said
+    assert reason in said
+    assert reason or "view" not in said
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("FITNET", {"FITNET.INPUT_SIZE": [32, 32]}),
+        ("VID", {"VID.INPUT_SIZE": [32, 32]}),
+        ("CRD", {"CRD.FEAT.STUDENT_DIM": 960, "CRD.FEAT.TEACHER_DIM": 128}),
+        ("REVIEWKD", {f"REVIEWKD.{what}": [1] for what in ("SHAPES", "OUT_SHAPES", "IN_CHANNELS", "OUT_CHANNELS")}),
+    ],
+)
+def test_shapes_are_those_of_the_networks(tmp_path: Path, method: str, settings: dict[str, Any]) -> None:
+    config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": method} | settings))
+    assert method == config.DISTILLER.TYPE
+    for name in settings:
+        assert f"{name} means nothing here: it is derived from the networks' features" in said
+
+
+def test_a_setting_that_mdistiller_ignores_has_an_effect(tmp_path: Path) -> None:
+    config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "REVIEWKD", "REVIEWKD.MAX_MID_CHANNEL": 256}))
+    assert config.REVIEWKD.MAX_MID_CHANNEL == 256
+    assert "REVIEWKD.MAX_MID_CHANNEL 256 has an effect here" in said
+
+
+def test_kds_settings_are_mlkds_in_a_file_that_names_none_of_its_own(tmp_path: Path) -> None:
+    """So the DeepKD and LSKD repositories read them."""
+    kd = {"KD.TEMPERATURE": 1, "KD.LOSS.CE_WEIGHT": 0.5, "KD.LOSS.KD_WEIGHT": 0.25}
+    config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "MLKD"} | kd))
+    mlkd = config.MLKD
+    assert (mlkd.TEMPERATURE, mlkd.CE_WEIGHT, mlkd.KD_WEIGHT) == (1.0, 0.5, 0.25)
+    assert (config.KD.TEMPERATURE, config.KD.LOSS.CE_WEIGHT) == (4.0, 0.1)
+    assert "KD.TEMPERATURE of MLKD is MLKD.TEMPERATURE" in said
+    config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "MLKD", "MLKD.KD_WEIGHT": 0.75} | kd))
+    assert (config.MLKD.TEMPERATURE, config.MLKD.KD_WEIGHT) == (4.0, 0.75)
+    assert "KD.TEMPERATURE (the method is MLKD)" in said
+
+
+def test_a_file_for_mlkd_has_the_defaults_of_its_repository(tmp_path: Path) -> None:
+    """Those of MLKD's own repository, where it is called KD_ours, are the method's; LSKD's repository has others."""
+    settings = {"DISTILLER.TYPE": "MLKD", "SOLVER.TRAINER": "ours"}
+    config, said = load(upstream_file(tmp_path, settings))
+    assert (config.MLKD.TEMPERATURE, config.MLKD.KD_WEIGHT, config.MLKD.STANDARDIZE) == (2.0, 9.0, False)
+    assert "LSKD's repository" in said
+    config, said = load(upstream_file(tmp_path, settings), "EXPERIMENT.LOGIT_STAND", "True")
+    assert config.MLKD.STANDARDIZE
+    config, said = load(upstream_file(tmp_path, settings | {"DISTILLER.TYPE": "KD_ours"}))
+    assert config.DISTILLER.TYPE == "MLKD"
+    assert (config.MLKD.TEMPERATURE, config.MLKD.KD_WEIGHT) == (4.0, 0.9)
+    assert "DISTILLER.TYPE KD_ours is MLKD" in said
+    assert "LSKD" not in said
+    config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "MLKD"}))  # of GDKD's repository
+    assert (config.MLKD.TEMPERATURE, config.MLKD.KD_WEIGHT) == (4.0, 0.9)
+    assert "GDKD's repository means its augmented teacher" in said
+
+
+@pytest.mark.parametrize("method", ["MLKD", "CRLD"])
+def test_dkds_weights_in_deepkds_files_for_two_views_are_named(tmp_path: Path, method: str) -> None:
+    settings = {"DISTILLER.TYPE": method, "SOLVER.TRAINER": "deepkd_aug", "SOLVER.DEEPKD.BETA": 0.5}
+    _, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": True}))
+    assert f"SOLVER.DEEPKD.DKD of {method} means nothing here" in said
+    assert "ALPHA 1.0, BETA 0.5, WARMUP_FACTOR 20" in said
+    assert "DKD.BETA counts" not in said
+    _, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": False}))
+    assert "SOLVER.DEEPKD.DKD" not in said
+
+
+CAT_KD = {
+    "DISTILLER.TYPE": "CAT_KD",
+    "CAT_KD.LOSS.CAT_loss_weight": 600.0,
+    "CAT_KD.LOSS.CAM_RESOLUTION": 4,
+    "CAT_KD.LOSS.CE_WEIGHT": 1.0,
+    "CAT_KD.onlyCAT": False,
+    "CAT_KD.IF_NORMALIZE": True,
+    "if_test": True,
+    "device": 1,
+}
+CATKD = {
+    "DISTILLER.TYPE": "CATKD",
+    "CATKD.LOSS.CAT_LOSS_WEIGHT": 600.0,
+    "CATKD.LOSS.CAM_RESOLUTION": 4,
+    "CATKD.LOSS.CE_WEIGHT": 1.0,
+    "CATKD.IF_NORMALIZE": True,
+}
+
+
+@pytest.mark.parametrize("name", ["CAT_KD", "CAT-KD"])  # its files have both; its code knows the first
+def test_files_of_cat_kds_repository(name: str) -> None:
+    current = {"DISTILLER.TYPE": "NONE", "DATASET.TYPE": "imagenet"}
+    settings, notes = translate(CAT_KD | {"DISTILLER.TYPE": name}, current=current, whole_file=True)
+    assert settings == CATKD
+    said = " | ".join(notes)
+    assert f"DISTILLER.TYPE {name} is CATKD" in said
+    for meaningless in ("if_test", "device"):
+        assert f"{meaningless} means nothing here" in said
+    only = CAT_KD | {"DISTILLER.TYPE": name, "CAT_KD.onlyCAT": True, "CAT_KD.LOSS.CE_WEIGHT": 0.0}
+    settings, _ = translate(only, current=current, whole_file=True)
+    assert settings == CATKD | {"CATKD.LOSS.CE_WEIGHT": 0.0}
+    with pytest.raises(ConfigError, match="contradict each other"):
+        translate(only | {"CAT_KD.LOSS.CE_WEIGHT": 1.0}, current=current, whole_file=True)
+    with pytest.raises(ConfigError, match="the transfer of binarised class activation maps is not offered"):
+        translate(CAT_KD | {"CAT_KD.IF_BINARIZE": True}, current=current, whole_file=True)
+
+
+def test_simkd_is_also_spelt_as_in_its_paper() -> None:
+    current = {"DISTILLER.TYPE": "NONE", "DATASET.TYPE": "cifar100"}
+    settings, notes = translate({"DISTILLER.TYPE": "SimKD"}, current=current, whole_file=True)
+    assert settings == {"DISTILLER.TYPE": "SIMKD"}
+    assert notes == ["DISTILLER.TYPE SimKD is SIMKD"]
