@@ -55,11 +55,11 @@ def find_checkout(path: str | os.PathLike[str]) -> Path:
     folder = Path(os.path.abspath(os.path.expanduser(path)))
     if not folder.is_dir():
         raise MissingFileError(f"no checkout of mdistiller: {folder} is not a folder")
-    candidates = [folder, *([folder.parent] if folder.name == "mdistiller" else []), *sorted(folder.glob("*/"))]
-    found = [each for each in candidates if (each / _LOOKED_FOR).is_file()]
+    named = [folder, *([folder.parent] if folder.name == "mdistiller" else [])]
+    found = [each for each in [*named, *sorted(folder.glob("*/"))] if (each / _LOOKED_FOR).is_file()]
     if not found:
         raise MissingFileError(f"no checkout of mdistiller in {folder}: there is no {_LOOKED_FOR} in it")
-    if found[0] not in candidates[:2] and len(found) > 1:
+    if found[0] not in named and len(found) > 1:
         raise ConfigError(f"{folder} holds several checkouts ({listing(each.name for each in found)}): name one of them")
     return found[0]
 

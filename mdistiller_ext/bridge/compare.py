@@ -91,6 +91,9 @@ def _sides(
     ours = Ours(case, batches, dtype, theirs, settings)
     if ours.unmatched:
         result.notes.append(ours.unmatched)
+    views = max(1, len([name for name in theirs.takes if name.startswith("image_")]))
+    if views != len(ours.distiller.views):
+        result.notes.append(f"another method: theirs takes {views} view of an image, ours {len(ours.distiller.views)}")
     try:
         Theirs(case, batches, dtype, probe_in_eval=probe_in_eval).step(0)
     except Exception as error:  # DeepKD's trainer for CRLD names views that its CRLD does not have

@@ -27,7 +27,7 @@ _BY_METHOD = {
     "FITNET": Known(_PROBE, probe_in_eval=True),
     "VID": Known(f"variances are trained; {_PROBE}", ("VID.RULE", "mdistiller"), probe_in_eval=True),
     "KDSVD": Known("singular vectors over channels", ("KDSVD.RULE", "mdistiller")),
-    "OFD": Known("the teacher stays in eval mode", ("OFD.TEACHER_MODE", "train")),
+    "OFD": Known("the teacher stays in eval mode; upstream rounds the margins to float32", ("OFD.TEACHER_MODE", "train")),
     "CRD": Known("negatives are drawn with replacement, on the device; here both have the same"),
 }
 _BY_TRAINER = {

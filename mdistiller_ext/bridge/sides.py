@@ -301,10 +301,10 @@ def _derive(cfg: CfgNode, case: Case) -> None:
     with torch.no_grad():
         features = [net.eval()(torch.zeros(1, 3, 32, 32))[1] for net in networks(case, torch.float32)]
     dimensions = [output["pooled_feat"].shape[1] for output in features]
-    if "CRD" in cfg:
+    if case.method == "CRD":
         cfg.CRD.FEAT.STUDENT_DIM, cfg.CRD.FEAT.TEACHER_DIM = dimensions
         cfg.CRD.NCE.K = min(cfg.CRD.NCE.K, case.batch_size * 30)
-    if "REVIEWKD" in cfg:
+    if case.method == "REVIEWKD":
         maps = [output["feats"][1:] for output in features]
         cfg.REVIEWKD.IN_CHANNELS, cfg.REVIEWKD.OUT_CHANNELS = (
             [*(each.shape[1] for each in stages), dimension] for stages, dimension in zip(maps, dimensions, strict=True)

@@ -66,7 +66,7 @@ def _values(module: nn.Module, apart: Container[nn.Module]) -> tuple[dict[str, _
 
     def visit(holder: Any, key: Any, value: Any, path: str) -> None:
         if isinstance(value, _NUMBERS):
-            if not isinstance(holder, dict | list) and key != "training":
+            if not isinstance(holder, dict | list) and not type(holder).__module__.startswith("torch.") and key != "training":
                 values[path] = _Value(holder, key, value)
             return
         if id(value) in seen or (isinstance(value, nn.Module) and value in apart):
