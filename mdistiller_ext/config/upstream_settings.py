@@ -91,16 +91,16 @@ def _dkd_flag(name: str, value: Any, context: Context) -> Translation:
         return _meaningless(name, value, context)
     if not on:  # the release then has the parts of the KL itself, as here
         return Translation()
-    weights = [f"{key} {context.given.get(f'SOLVER.DEEPKD.{key}', default)}" for key, default in DKD_WEIGHTS.items()]
-    return Translation(
-        note=f"{name} of {method} means nothing here: DeepKD's release weights the two parts of its KL as DKD does "
-        f"({', '.join(weights)}); here they are those of {method}'s own KL"
-    )
+    rule = f"{method}.RULE"
+    return Translation({rule: "deepkd"}, note=f"{name} of {method} is {rule} deepkd, the loss of DeepKD's release")
 
 
 def _dkd_weight(name: str, value: Any, context: Context) -> Translation:
-    # The note on the flag of MLKD and CRLD gives these values.
-    return Translation() if context["DISTILLER.TYPE"] in TWO_VIEWS else _meaningless(name, value, context)
+    method = context["DISTILLER.TYPE"]
+    if method not in TWO_VIEWS:
+        return _meaningless(name, value, context)
+    new = f"{method}.{name.removeprefix('SOLVER.DEEPKD.').removesuffix('_FACTOR')}"
+    return Translation({new: value}, note=f"{name} of {method} is {new}")
 
 
 def _trainer(name: str, value: str, context: Context) -> Translation:

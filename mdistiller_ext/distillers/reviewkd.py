@@ -21,10 +21,10 @@ from .outputs import Batch, Output
 class ReviewKD(Distiller):
     """``ce_weight * CE + warm_up * reviewkd_weight * sum of hcl_loss`` over levels.
 
-    The teacher's levels are ``preact_feats`` without the stem and the pooled features as a map of 1x1, the student's as many of
-    the last maps. From the last level to the first, a student's map is fused with what the level before passed on, and taken to
-    the teacher's channels and size. All of these are derived from the features, where mdistiller needs settings for each pair
-    of networks (SHAPES, OUT_SHAPES, IN_CHANNELS, OUT_CHANNELS).
+    The teacher's levels are ``preact_feats`` without the stem (``feats``, of a network without them) and the pooled features as
+    a map of 1x1, the student's as many of the last maps. From the last level to the first, a student's map is fused with what
+    the level before passed on, and taken to the teacher's channels and size. All of these are derived from the features, where
+    mdistiller needs settings for each pair of networks (SHAPES, OUT_SHAPES, IN_CHANNELS, OUT_CHANNELS).
 
     Args:
         warmup_epochs: epochs in which the weight rises to ``reviewkd_weight``.
@@ -80,7 +80,7 @@ class ReviewKD(Distiller):
     def _levels(self, student: Output, teacher: Output) -> list[Pair]:
         """(student, teacher) maps of the levels, from the pooled features to the first stage."""
         s_maps = feature_maps(student, "student", "preact_feats" if self.stu_preact else "feats")
-        t_maps = feature_maps(teacher, "teacher", "preact_feats")[1:]
+        t_maps = feature_maps(teacher, "teacher", "preact_feats" if "preact_feats" in teacher.features else "feats")[1:]
         s_pooled, t_pooled = (output.features["pooled_feat"][:, :, None, None] for output in (student, teacher))
         return last_pairs([*s_maps, s_pooled], [*t_maps, t_pooled])[::-1]
 

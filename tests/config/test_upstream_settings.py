@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 from mdistiller_ext.config import load_config
-from mdistiller_ext.config.upstream import translate
-from mdistiller_ext.errors import ConfigError
 from tests.support.configs import load, message, upstream_file
 from tests.support.programs import ROOT
 
@@ -238,13 +236,17 @@ def test_a_file_for_mlkd_has_the_defaults_of_its_repository(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("method", ["MLKD", "CRLD"])
-def test_dkds_weights_in_deepkds_files_for_two_views_are_named(tmp_path: Path, method: str) -> None:
+def test_deepkds_files_for_two_views_have_the_loss_of_its_release(tmp_path: Path, method: str) -> None:
     settings = {"DISTILLER.TYPE": method, "SOLVER.TRAINER": "deepkd_aug", "SOLVER.DEEPKD.BETA": 0.5}
-    _, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": True}))
-    assert f"SOLVER.DEEPKD.DKD of {method} means nothing here" in said
-    assert "ALPHA 1.0, BETA 0.5, WARMUP_FACTOR 20" in said
-    assert "DKD.BETA counts" not in said
-    _, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": False}))
+    settings |= {"SOLVER.DEEPKD.WARMUP_FACTOR": 10}
+    config, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": True}))
+    own = config[method]
+    assert (own.RULE, own.ALPHA, own.BETA, own.WARMUP) == ("deepkd", 1.0, 0.5, 10)
+    assert f"SOLVER.DEEPKD.DKD of {method} is {method}.RULE deepkd" in said
+    assert f"SOLVER.DEEPKD.BETA of {method} is {method}.BETA" in said
+    assert "trains as the release does: SOLVER.DEEPKD.RULE official" in said
+    config, said = load(upstream_file(tmp_path, settings | {"SOLVER.DEEPKD.DKD": False}))
+    assert config[method].RULE != "deepkd"
     assert "SOLVER.DEEPKD.DKD" not in said
 
 
@@ -254,39 +256,31 @@ CAT_KD = {
     "CAT_KD.LOSS.CAM_RESOLUTION": 4,
     "CAT_KD.LOSS.CE_WEIGHT": 1.0,
     "CAT_KD.onlyCAT": False,
-    "CAT_KD.IF_NORMALIZE": True,
+    "CAT_KD.IF_NORMALIZE": False,
     "if_test": True,
     "device": 1,
-}
-CATKD = {
-    "DISTILLER.TYPE": "CATKD",
-    "CATKD.LOSS.CAT_LOSS_WEIGHT": 600.0,
-    "CATKD.LOSS.CAM_RESOLUTION": 4,
-    "CATKD.LOSS.CE_WEIGHT": 1.0,
-    "CATKD.IF_NORMALIZE": True,
 }
 
 
 @pytest.mark.parametrize("name", ["CAT_KD", "CAT-KD"])  # its files have both; its code knows the first
-def test_files_of_cat_kds_repository(name: str) -> None:
-    current = {"DISTILLER.TYPE": "NONE", "DATASET.TYPE": "imagenet"}
-    settings, notes = translate(CAT_KD | {"DISTILLER.TYPE": name}, current=current, whole_file=True)
-    assert settings == CATKD
-    said = " | ".join(notes)
+def test_files_of_cat_kds_repository(tmp_path: Path, name: str) -> None:
+    settings = CAT_KD | {"DISTILLER.TYPE": name}
+    config, said = load(upstream_file(tmp_path, settings))
+    assert config.DISTILLER.TYPE == "CATKD"
+    loss = config.CATKD.LOSS
+    assert (loss.CAT_LOSS_WEIGHT, loss.CAM_RESOLUTION, loss.CE_WEIGHT, config.CATKD.IF_NORMALIZE) == (600.0, 4, 1.0, False)
     assert f"DISTILLER.TYPE {name} is CATKD" in said
     for meaningless in ("if_test", "device"):
         assert f"{meaningless} means nothing here" in said
-    only = CAT_KD | {"DISTILLER.TYPE": name, "CAT_KD.onlyCAT": True, "CAT_KD.LOSS.CE_WEIGHT": 0.0}
-    settings, _ = translate(only, current=current, whole_file=True)
-    assert settings == CATKD | {"CATKD.LOSS.CE_WEIGHT": 0.0}
-    with pytest.raises(ConfigError, match="contradict each other"):
-        translate(only | {"CAT_KD.LOSS.CE_WEIGHT": 1.0}, current=current, whole_file=True)
-    with pytest.raises(ConfigError, match="the transfer of binarised class activation maps is not offered"):
-        translate(CAT_KD | {"CAT_KD.IF_BINARIZE": True}, current=current, whole_file=True)
+    only = settings | {"CAT_KD.onlyCAT": True, "CAT_KD.LOSS.CE_WEIGHT": 0.0}
+    config, _ = load(upstream_file(tmp_path, only))
+    assert config.CATKD.LOSS.CE_WEIGHT == 0.0
+    assert "contradict each other" in message(upstream_file(tmp_path, only | {"CAT_KD.LOSS.CE_WEIGHT": 1.0}))
+    text = message(upstream_file(tmp_path, settings | {"CAT_KD.IF_BINARIZE": True}))
+    assert "CAT_KD.IF_BINARIZE: the transfer of binarised class activation maps is not offered" in text
 
 
-def test_simkd_is_also_spelt_as_in_its_paper() -> None:
-    current = {"DISTILLER.TYPE": "NONE", "DATASET.TYPE": "cifar100"}
-    settings, notes = translate({"DISTILLER.TYPE": "SimKD"}, current=current, whole_file=True)
-    assert settings == {"DISTILLER.TYPE": "SIMKD"}
-    assert notes == ["DISTILLER.TYPE SimKD is SIMKD"]
+def test_simkd_is_also_spelt_as_in_its_paper(tmp_path: Path) -> None:
+    config, said = load(upstream_file(tmp_path, {"DISTILLER.TYPE": "SimKD"}))
+    assert config.DISTILLER.TYPE == "SIMKD"
+    assert "DISTILLER.TYPE SimKD is SIMKD" in said
