@@ -69,9 +69,10 @@ FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 COVERED_BY = {
     "rng.py": "system/test_resume.py",  # a resumed run draws the numbers of a run never stopped
     "bridge/__main__.py": "system/test_bridge.py",  # the command
+    "bridge/cases.py": "bridge/test_compare.py",  # what is compared
     "bridge/compatibility.py": "bridge/test_checkout.py",  # what makes a checkout importable
     "bridge/known.py": "bridge/test_compare.py",  # a table
-    "bridge/sides.py": "bridge/test_compare.py",  # what is compared
+    "bridge/sides.py": "bridge/test_compare.py",  # who compares
     "settings.py": "config/test_schema.py",  # annotations, which the schema reads
     "config/upstream_tables.py": "config/test_upstream_settings.py",
     "distillers/outputs.py": "distillers/test_base.py",  # what the base class hands to a method

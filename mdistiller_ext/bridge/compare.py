@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ..command import Parser
+from ..config.reading import flatten
 from ..errors import ConfigError, UserError, listing
 from ..registry import DISTILLERS, TRAINERS
+from .cases import Case, our_config, pairwise, their_cfg
 from .checkout import Checkout, load_checkout
 from .known import Known, known_difference
 from .settings import PREFIX
-from .sides import Batches, Case, Ours, Theirs, our_config, their_cfg
+from .sides import Batches, Ours, Theirs
 
 _SHOWN = (1, 2, 5, 10, 20)
 _SAME_TRAINERS = {"crd": "base", "aug": "base", "crld": "base", "ours": "base", "crd_dot": "dot", "deepkd_aug": "deepkd"}
@@ -54,6 +56,9 @@ def compare(case: Case, *, steps: int = 20, pairs: int = 15) -> Result:
         warnings.simplefilter("ignore")  # of their code, about old calls
         config = our_config(case)
         known = known_difference(config.DISTILLER.TYPE, config.SOLVER.TRAINER)
+        chosen = flatten(config)
+        if known is not None and known.settings and all(chosen[k] == v for k, v in pairwise(known.settings)):
+            known = known._replace(text=f"{known.text}: these settings mean upstream's way", settings=())
         result = Result(case, config.SOLVER.TRAINER, {}, known)
         result.differences = _differences(case, steps, result)
         if known is not None and (known.settings or known.probe_in_eval):
@@ -178,7 +183,7 @@ def _by_step(differences: dict[int, float]) -> str:
 
 
 def _option(known: Known) -> str:
-    pairs = [f"{key} {value}" for key, value in zip(known.settings[::2], known.settings[1::2], strict=True)]
+    pairs = [f"{key} {value}" for key, value in pairwise(known.settings)]
     return ", ".join([*pairs, *(["theirs probed in eval mode"] if known.probe_in_eval else [])])
 
 

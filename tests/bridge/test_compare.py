@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mdistiller_ext.bridge.cases import Case
 from mdistiller_ext.bridge.checkout import load_checkout
 from mdistiller_ext.bridge.compare import cases, compare, describe, main, table
 from mdistiller_ext.bridge.known import known_difference
-from mdistiller_ext.bridge.sides import Case
 from mdistiller_ext.config import load_config
 from mdistiller_ext.errors import ConfigError, MissingFileError
 
