@@ -66,7 +66,8 @@ def _values(module: nn.Module, apart: Container[nn.Module]) -> tuple[dict[str, _
 
     def visit(holder: Any, key: Any, value: Any, path: str) -> None:
         if isinstance(value, _NUMBERS):
-            if not isinstance(holder, dict | list) and not type(holder).__module__.startswith("torch.") and key != "training":
+            is_own = not isinstance(holder, dict | list | tuple) and not type(holder).__module__.startswith("torch.")
+            if is_own and key != "training":
                 values[path] = _Value(holder, key, value)
             return
         if id(value) in seen or (isinstance(value, nn.Module) and value in apart):

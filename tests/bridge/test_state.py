@@ -19,12 +19,22 @@ class Keeper(nn.Module):
         self.queues = {"a": torch.rand(2)}
         self.alias = self.memory
         self.calls = 0
+        self.size = (32, 32)
+        self.convolution = nn.Conv2d(1, 1, 1, bias=False)
 
 
 def test_tensors_of_lists_and_dictionaries_and_numbers_are_kept_and_the_student_is_not() -> None:
     student = nn.Linear(1, 1)
     keeper = Keeper(student)
-    assert set(own_state(keeper, [student])) == {"layers.0.weight", "layers.0.bias", "memory", "queues.a", "calls"}
+    of_convolution = {"convolution.weight"}  # and not the numbers of its kernel's size
+    assert set(own_state(keeper, [student])) == {
+        "layers.0.weight",
+        "layers.0.bias",
+        "memory",
+        "queues.a",
+        "calls",
+        *of_convolution,
+    }
 
 
 def test_a_state_is_restored_in_place_and_what_came_later_is_made_again() -> None:
