@@ -88,8 +88,7 @@ class Distiller(nn.Module):
     average_last: int = 0
     # Factor on the learning rate of own layers, by the name of the attribute, such as {"projection": 10.0}.
     lr_scale: Mapping[str, float] = {}
-    # Labels of the training set, int64 [images], if ``needs_index``.
-    train_labels: Tensor | None = None
+    train_labels: Tensor | None = None  # of the training set, int64 [images], if ``needs_index``
     # Number of samples of the current batch on each rank; None with a single process.
     batch_sizes: list[int] | None = None
     # Autocast dtype of the student's forward pass; None disables autocast. Losses are computed in float32.
