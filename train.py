@@ -3,6 +3,7 @@
 python train.py --cfg configs/glyphs/deepkd/res20_res8.yaml
 python train.py --cfg configs/glyphs/kd/res20_res8.yaml --seed 1 SOLVER.TRAINER dot SOLVER.EPOCHS 4
 python train.py --cfg my.yaml --plugin my_method.py
+python train.py --upstream ~/mdistiller --cfg ~/mdistiller/configs/cifar100/my_method.yaml
 python train.py --list
 torchrun --nproc-per-node 8 train.py --cfg my.yaml --resume auto
 """
@@ -22,7 +23,7 @@ from yacs.config import CfgNode
 
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.command import Parser, run_command
-from mdistiller_ext.config import load_config
+from mdistiller_ext.config import Dialect, load_config
 from mdistiller_ext.distributed import group, rank, restarted, world_size
 from mdistiller_ext.errors import from_here, python_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
@@ -42,6 +43,9 @@ def parse_arguments() -> argparse.Namespace:
         "--resume", metavar="auto", help="go on from the newest checkpoint of the same run; auto: if there is one"
     )
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="your own methods, models, data sets")
+    parser.add_argument(
+        "--upstream", metavar="FOLDER", help="a checkout of mdistiller or a fork: its methods, as upstream/<NAME>"
+    )
     parser.add_argument("--list", action="store_true", help="print methods, trainers, models, data sets and configs")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over the file's, such as SOLVER.LR 0.1")
     # Before Python 3.14, argparse parses -1e-3 as an option; it has no public way to change that.
@@ -126,17 +130,25 @@ def print_list() -> None:
 
 def main() -> None:
     arguments = parse_arguments()
-    plugins = load_plugins(arguments.plugin)
+    plugins: Mapping[str, bytes] = load_plugins(arguments.plugin)
+    dialect = None
+    if arguments.upstream is not None:
+        from mdistiller_ext.bridge.theirs import Upstream
+
+        upstream = Upstream(arguments.upstream)
+        plugins, dialect = {**plugins, **upstream.sources}, upstream.dialect
     if arguments.list:
         print_list()
         return
     with NoteRecorder() as notes:
-        train(arguments, plugins, notes)
+        train(arguments, plugins, notes, dialect)
 
 
-def train(arguments: argparse.Namespace, plugins: Mapping[str, bytes], notes: NoteRecorder) -> None:
+def train(
+    arguments: argparse.Namespace, plugins: Mapping[str, bytes], notes: NoteRecorder, dialect: Dialect | None = None
+) -> None:
     """Start or resume a run, train, and print the summary."""
-    config = load_config(arguments.cfg, arguments.opts)
+    config = load_config(arguments.cfg, arguments.opts, dialect=dialect)
     folder = run_folder(config)
     # Processes that torchrun restarted resume, whether or not the command has --resume.
     resume: Resume = "auto" if arguments.resume == "auto" or restarted() else arguments.resume is not None

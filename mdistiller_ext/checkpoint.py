@@ -55,7 +55,7 @@ def _numpy_scalar(kind: _NumpyType, content: bytes) -> int | float | bool:
 
 # What upstream's checkpoints contain besides tensors: the learning rate as a numpy scalar, and RepDistiller's arguments.
 # Pickles name the numpy function by its module in numpy 1 or numpy 2.
-_ALLOWED: list[Any] = [
+ALLOWED: list[Any] = [
     (_numpy_scalar, "numpy.core.multiarray.scalar"),
     (_numpy_scalar, "numpy._core.multiarray.scalar"),
     (_NumpyType, "numpy.dtype"),
@@ -131,7 +131,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> An
     try:
         _check_size(content)
         _check_sum(content)
-        with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
+        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual pickles: they load, or are reported below
             return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # an unpickler can raise any exception for damaged bytes

@@ -1,11 +1,12 @@
 """Configuration: the defaults of all settings, yaml files and overrides merged into one tree, checked and frozen."""
 
 from .compare import changes_between_ranks, changes_refused_on_resume, differences, recipe_changes
-from .load import load_config
+from .load import Dialect, load_config
 from .reading import written_settings
 from .schema import default_config, hyper_parameters, solver_arguments, stream_options
 
 __all__ = [
+    "Dialect",
     "changes_between_ranks",
     "changes_refused_on_resume",
     "default_config",

@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,17 @@ from .schema import GROUPS, all_settings, config_tree, having, hyper_parameters
 from .upstream import OTHER_METHODS, translate
 
 Schema = Mapping[str, Setting]
+Dialect = Callable[[dict[str, Any], str], dict[str, Any]]
+"""Settings of one source by dotted names, and the run's DISTILLER.TYPE as it is written -> the settings to merge"""
 
 
-def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = (), *, for_evaluation: bool = False) -> CfgNode:
+def load_config(
+    path: str | os.PathLike[str] | None,
+    overrides: Sequence[Any] = (),
+    *,
+    for_evaluation: bool = False,
+    dialect: Dialect | None = None,
+) -> CfgNode:
     """Load the configuration of a yaml file and freeze it.
 
     An empty EXPERIMENT.NAME becomes TAG, seed and overrides (naming.py).
@@ -40,24 +48,29 @@ def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[Any] = 
         overrides: ``["SOLVER.LR", 0.1, ...]``, merged over the file; values may be text as on a command line.
         for_evaluation: Take only those settings from the file that an evaluation reads. The method of the run that wrote it
             may then be unknown.
+        dialect: called with the settings of each file and of the overrides before they are merged.
 
     Raises ConfigError for a missing or unreadable file or a value of the wrong type, UnknownNameError for an unknown key or
     name; both suggest the nearest known one.
     """
     schema = all_settings()
     config = config_tree(schema)
-    if path is not None:
-        if not str(path):
-            raise ConfigError("the name of the config file is empty")
-        wanted = having(schema, evaluation=True) if for_evaluation else lambda name: True
-        for file, settings, whole in read_files(Path(path)):
-            settings = {name: value for name, value in settings.items() if wanted(name)}
-            _merge_settings(config, settings, schema, where=str(file), whole_file=whole)
+    if path is not None and not str(path):
+        raise ConfigError("the name of the config file is empty")
+    files = [] if path is None else list(read_files(Path(path)))
     given = _pairs(overrides)
+    wanted = having(schema, evaluation=True) if for_evaluation else lambda name: True
+    types = [settings["DISTILLER.TYPE"] for _, settings, _ in (*files, ("", given, False)) if "DISTILLER.TYPE" in settings]
+    method = str(types[-1] if types else config.DISTILLER.TYPE)
+    for file, settings, whole in files:
+        settings = {name: value for name, value in settings.items() if wanted(name)}
+        settings = settings if dialect is None else dialect(settings, method)
+        _merge_settings(config, settings, schema, where=str(file), whole_file=whole)
     # Values of text settings are taken as they are: the TAG 0.10 is not a number.
     settings = {
         key: value if key in schema and isinstance(schema[key].default, str) else _parse(value) for key, value in given.items()
     }
+    settings = settings if dialect is None else dialect(settings, method)
     _merge_settings(config, settings, schema, where="the command line")
     _check(config, schema)
     changed = {name: value for name, value in flatten(config).items() if schema[name].default != value}
@@ -105,6 +118,8 @@ def _merge_settings(config: CfgNode, settings: dict[str, Any], schema: Schema, w
         for name, value in settings.items()
     }
     method = settings.get("DISTILLER.TYPE")
+    if str(method).startswith("upstream/") and "UPSTREAM" not in GROUPS:
+        raise UnknownNameError(f"{where}: {method} is a method of a checkout of mdistiller; name its folder by --upstream")
     if method in OTHER_METHODS and method not in DISTILLERS:
         names = ", ".join(DISTILLERS)
         raise UnknownNameError(f"{where}: {method} is a method of mdistiller's family, not of this project. Known: {names}")

@@ -24,6 +24,7 @@ from ..errors import ConfigError
 from ..registry import DISTILLERS, TRAINERS
 from ..settings import NOT_A_SETTING, Setting
 from ..trainers.base import BaseTrainer
+from .reading import flatten
 
 _CAPITALS: Mapping[str, str] = types.MappingProxyType({})  # keys are the arguments' names in capitals
 _experiment = functools.partial(Setting, recipe=False)
@@ -93,6 +94,11 @@ GROUPS: dict[str, dict[str, Setting]] = {
 }
 
 
+def declare_group(name: str, settings: Mapping[str, Setting]) -> None:
+    """Declare a group of settings beside those of ``GROUPS``, for a part of the program that is loaded on request."""
+    GROUPS[name] = dict(settings)
+
+
 def all_settings() -> dict[str, Setting]:
     """Return every setting by its dotted name, including those of all registered methods and trainers.
 
@@ -150,7 +156,9 @@ def having(settings: Mapping[str, Setting] | None = None, **facts: bool) -> Call
 def hyper_parameters(config: CfgNode, name: str) -> dict[str, Any]:
     """Return the keyword arguments of distiller ``name`` as configured."""
     method = DISTILLERS.get(name)
-    return _configured(config[name], method.__init__, method.config_keys)
+    arguments = _configured(config[name], method.__init__, method.config_keys)
+    # A method of a checkout (bridge/) reads settings of all groups.
+    return arguments | ({"settings": flatten(config)} if getattr(method, "takes_settings", False) else {})
 
 
 def stream_options(config: CfgNode, name: str) -> dict[str, Any]:

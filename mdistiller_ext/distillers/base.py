@@ -83,12 +83,12 @@ class Distiller(nn.Module):
     views: ClassVar[tuple[str, ...]] = ("weak",)
     # Names of settings that differ from the argument's name in capitals, such as {"ce_weight": "LOSS.CE_WEIGHT"}.
     config_keys: ClassVar[dict[str, str]] = {}
+    can_be_captured: ClassVar[bool] = True  # by a CUDA graph; False where steps change Python values
     # Number of last epochs whose students are averaged at the end of training; 0 disables averaging.
     average_last: int = 0
     # Factor on the learning rate of own layers, by the name of the attribute, such as {"projection": 10.0}.
     lr_scale: Mapping[str, float] = {}
-    # Labels of the training set, int64 [images], if ``needs_index``.
-    train_labels: Tensor | None = None
+    train_labels: Tensor | None = None  # of the training set, int64 [images], if ``needs_index``
     # Number of samples of the current batch on each rank; None with a single process.
     batch_sizes: list[int] | None = None
     # Autocast dtype of the student's forward pass; None disables autocast. Losses are computed in float32.
@@ -143,19 +143,22 @@ class Distiller(nn.Module):
         Args:
             images, labels, index: see Batch.
         """
-        if not self._is_set_up:
-            self.prepare((images.shape[-3], images.shape[-2], images.shape[-1]))
-        student, teacher = self._outputs(images)
-        first = student if isinstance(student, Output) else student[0]
-        if not self._names:
-            self._check_outputs(student, teacher, count=len(labels))
-        losses = self.losses(student, teacher, Batch(images, labels, index) if self._reads_batch else labels, progress)
+        self.prepare((images.shape[-3], images.shape[-2], images.shape[-1]))
+        output, losses = self.compute(Batch(images, labels, index), progress)
         if not self._names:
             self._check_losses(losses)
             self._names = set(losses)
         if losses.keys() != self._names:
             raise ConfigError(self._other_names(losses.keys(), progress))
-        return first, losses
+        return output, losses
+
+    def compute(self, batch: Batch, progress: Progress) -> tuple[Output, dict[str, Tensor]]:
+        """As :meth:`forward`, without its checks; overridden by a method that runs the networks itself."""
+        student, teacher = self._outputs(batch.images)
+        first = student if isinstance(student, Output) else student[0]
+        if not self._names:
+            self._check_outputs(student, teacher, count=len(batch.labels))
+        return first, self.losses(student, teacher, batch if self._reads_batch else batch.labels, progress)
 
     def _outputs(self, images: Tensor) -> tuple[Outputs, Outputs]:
         """Outputs of student and teacher."""

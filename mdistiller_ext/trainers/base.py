@@ -152,7 +152,7 @@ class BaseTrainer:
             step_scheduler=self.scheduler_steps_each_batch,
         )
         self.plain_step = PlainStep(lambda *inputs: self.train_step(*inputs), averages)
-        self.captures = cuda_graph and self.device.type == "cuda" and world_size() == 1
+        self.captures = cuda_graph and self.device.type == "cuda" and world_size() == 1 and distiller.can_be_captured
         self.record_to(Recorder())
         self.shutdown = ShutdownRequest()
         self._any_rank = AsyncAnyReduce()
