@@ -17,42 +17,22 @@ from mdistiller_ext.distillers.kd import KD
 from mdistiller_ext.distillers.outputs import Batch, run_network
 from mdistiller_ext.errors import ConfigError, UnknownNameError
 from mdistiller_ext.registry import DISTILLERS, OWN
-from tests.support.distillers import CLASSES, IMAGE_SHAPE, NUM_IMAGES, TinyModel, make_batch, make_distiller, run
-
-COMPONENTS = {
-    "NONE": ["task/ce"],
-    "KD": ["task/ce", "target/tckd", "nontarget/nckd"],
-    "DKD": ["task/ce", "target/tckd", "nontarget/nckd"],
-    "DEEPKD": ["task/ce", "target/tckd", "nontarget/nckd"],
-    "GDKD": ["task/ce", "target/high", "nontarget/top", "nontarget/rest"],
-    "GDKD3": ["task/ce", "target/high", "nontarget/top", "nontarget/rest"],
-    "DIST": ["task/ce", "kd/inter", "kd/intra"],
-    "PRKD": ["task/ce", "kd/kl", "kd/correlation"],
-    "SIMKD": ["task/ce", "kd/feat"],
-    "CATKD": ["task/ce", "kd/cat"],
-    "RKD": ["task/ce", "kd/distance", "kd/angle"],
-    "SP": ["task/ce", "kd/sp"],
-    "PKT": ["task/ce", "kd/pkt"],
-    "CRD": ["task/ce", "kd/nce"],
-    "TTM": ["task/ce", "kd/ttm"],
-    "WTTM": ["task/ce", "kd/wttm"],
-    "MLKD": ["task/ce", "target/tckd", "nontarget/nckd", "kd/batch", "kd/class"],
-    "CRLD": ["task/ce", "target/within", "target/cross", "nontarget/within", "nontarget/cross"],
-    "AT": ["task/ce", "kd/attention"],
-    "FITNET": ["task/ce", "kd/hint"],
-    "NST": ["task/ce", "kd/nst"],
-    "VID": ["task/ce", "kd/vid"],
-    "KDSVD": ["task/ce", "kd/svd"],
-    "OFD": ["task/ce", "kd/ofd"],
-    "REVIEWKD": ["task/ce", "kd/hcl"],
-}
+from tests.support.distillers import (
+    CLASSES,
+    COMPONENTS,
+    IMAGE_SHAPE,
+    NUM_IMAGES,
+    UNTRAINED,
+    TinyModel,
+    make_batch,
+    make_distiller,
+    run,
+)
 
 # Numbers that are no weights of losses.
 NOT_WEIGHTS = {"t", "temperature", "final_t", "k_initial", "epsilon", "momentum", "tau_w", "tau_s", "init_pred_var", "eps"}
 NOT_WEIGHTS_OF = {("TTM", "gamma"), ("WTTM", "gamma")}
 
-# Parameters of the student that a method does not train: parts of classifiers that it does not use.
-UNTRAINED = {"SIMKD": ("fc.", "simkd_head.classifier."), "CATKD": ("fc.bias",)}
 # Settings with which every component reaches the student.
 ALL_COMPONENTS = {"SIMKD": {"ce_weight": 1.0}, "CRLD": {"tau_w": 0.0}}
 

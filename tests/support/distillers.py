@@ -12,6 +12,37 @@ CLASSES = 10
 IMAGE_SHAPE = (3, 2, 2)
 NUM_IMAGES = 40  # of the training set that the index counts
 
+COMPONENTS = {
+    "NONE": ["task/ce"],
+    "KD": ["task/ce", "target/tckd", "nontarget/nckd"],
+    "LSKD": ["task/ce", "target/tckd", "nontarget/nckd"],
+    "DKD": ["task/ce", "target/tckd", "nontarget/nckd"],
+    "DEEPKD": ["task/ce", "target/tckd", "nontarget/nckd"],
+    "GDKD": ["task/ce", "target/high", "nontarget/top", "nontarget/rest"],
+    "GDKD3": ["task/ce", "target/high", "nontarget/top", "nontarget/rest"],
+    "DIST": ["task/ce", "kd/inter", "kd/intra"],
+    "PRKD": ["task/ce", "kd/kl", "kd/correlation"],
+    "SIMKD": ["task/ce", "kd/feat"],
+    "CATKD": ["task/ce", "kd/cat"],
+    "RKD": ["task/ce", "kd/distance", "kd/angle"],
+    "SP": ["task/ce", "kd/sp"],
+    "PKT": ["task/ce", "kd/pkt"],
+    "CRD": ["task/ce", "kd/nce"],
+    "TTM": ["task/ce", "kd/ttm"],
+    "WTTM": ["task/ce", "kd/wttm"],
+    "MLKD": ["task/ce", "target/tckd", "nontarget/nckd", "kd/batch", "kd/class"],
+    "CRLD": ["task/ce", "target/within", "target/cross", "nontarget/within", "nontarget/cross"],
+    "AT": ["task/ce", "kd/attention"],
+    "FITNET": ["task/ce", "kd/hint"],
+    "NST": ["task/ce", "kd/nst"],
+    "VID": ["task/ce", "kd/vid"],
+    "KDSVD": ["task/ce", "kd/svd"],
+    "OFD": ["task/ce", "kd/ofd"],
+    "REVIEWKD": ["task/ce", "kd/hcl"],
+}
+# Parameters of the student that a method does not train: parts of classifiers that it does not use.
+UNTRAINED = {"SIMKD": ("fc.", "simkd_head.classifier."), "CATKD": ("fc.bias",)}
+
 
 class TinyModel(nn.Module):
     """A batch norm, a stem and three convolutional stages of 8, 8, 4 and 2 pixels, with the outputs of a zoo's network."""
