@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 
 _NUMBERS = (bool, int, float)
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # attributes of torch's own, such as ``training``
 
 
 class _Value(NamedTuple):
@@ -67,7 +68,7 @@ def _values(module: nn.Module, apart: Container[nn.Module]) -> tuple[dict[str, _
     def visit(holder: Any, key: Any, value: Any, path: str) -> None:
         if isinstance(value, _NUMBERS):
             is_own = not isinstance(holder, dict | list | tuple) and not type(holder).__module__.startswith("torch.")
-            if is_own and key != "training":
+            if is_own:
                 values[path] = _Value(holder, key, value)
             return
         if id(value) in seen or (isinstance(value, nn.Module) and value in apart):
@@ -90,13 +91,14 @@ def _values(module: nn.Module, apart: Container[nn.Module]) -> tuple[dict[str, _
 def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, list | tuple):
         yield from enumerate(value)
-        return
-    parts = value if isinstance(value, dict) else vars(value)
-    for name, part in list(parts.items()):
-        if isinstance(value, nn.Module) and name in ("_parameters", "_buffers", "_modules"):
-            yield from list(part.items())
-        else:
-            yield name, part
+    elif isinstance(value, dict):
+        yield from list(value.items())
+    else:
+        if isinstance(value, nn.Module):
+            yield from value.named_parameters(recurse=False)
+            yield from value.named_buffers(recurse=False)
+            yield from value.named_children()
+        yield from [(name, part) for name, part in vars(value).items() if name not in _OF_EVERY_MODULE]
 
 
 def _is_upstream(value: Any) -> bool:
