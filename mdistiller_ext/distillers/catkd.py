@@ -34,6 +34,8 @@ class CATKD(Distiller):
         "cam_resolution": "LOSS.CAM_RESOLUTION",
     }
 
+    classifiers: tuple[nn.Linear, ...]
+
     def __init__(
         self,
         student: nn.Module,
@@ -54,20 +56,18 @@ class CATKD(Distiller):
 
     def setup(self, student: Output, teacher: Output) -> None:
         assert self.teacher is not None
+        layers = []
         for network, model, output in (("student", self.student, student), ("teacher", self.teacher, teacher)):
             check_last_map(output.features, network)
-            classifier_of(model, output.features["pooled_feat"], network)
-        bias = classifier_of(self.student, student.features["pooled_feat"], "student").bias
-        if bias is not None:
-            nn.init.zeros_(bias).requires_grad_(False)
+            layers.append(classifier_of(model, output.features["pooled_feat"], network))
+        self.classifiers = tuple(layers)  # not registered: they are modules of the networks
+        if layers[0].bias is not None:
+            nn.init.zeros_(layers[0].bias).requires_grad_(False)
 
     def losses(self, student: Output, teacher: Output, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        assert self.teacher is not None
         maps = [
-            F.conv2d(
-                last_map(output.features), classifier_of(model, output.features["pooled_feat"], "").weight[:, :, None, None]
-            )
-            for model, output in ((self.student, student), (self.teacher, teacher))
+            F.conv2d(last_map(output.features), classifier.weight[:, :, None, None])
+            for classifier, output in zip(self.classifiers, (student, teacher), strict=True)
         ]
         cat = cat_loss(*maps, resolution=self.cam_resolution, normalize=self.if_normalize)
         return {
