@@ -38,7 +38,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from mdistiller_ext.distillers import create_distiller
-from mdistiller_ext.distillers.base import Output, Progress
+from mdistiller_ext.distillers.base import Output
+from mdistiller_ext.distillers.progress import Progress
 from mdistiller_ext.trainers.base import BaseTrainer
 
 from .common import (

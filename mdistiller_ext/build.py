@@ -12,17 +12,19 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from .acceleration import accelerate, choose_device, forward_hooks, place
+from .acceleration import accelerate, choose_device, forward_hooks, has_bf16, place
 from .config import hyper_parameters, solver_arguments, stream_options
-from .data import Loader, create_loaders, create_test_loader, mix_seeds
-from .distillers import create_distiller
+from .data import InMemoryLoader, Loader, create_loaders, create_test_loader, enumerable_augment, mix_seeds
+from .distillers import Distiller, create_distiller
 from .distributed import all_gather_object, broadcast_object, local_rank_zero_first, rank, world_size
 from .errors import ConfigError, listing
 from .models import check_model_name, create_model
 from .models.features import return_modules
+from .naming import file_name
 from .registry import DISTILLERS, TRAINERS
 from .rng import be_deterministic, seed_generators
 from .run import NoteRecorder, Resume, Run, RunIdentity, check_resumable, load_checkpoint
+from .teacher_cache import MODES, CachedTeacherLoader, cached_teacher_loader
 from .trainers import BaseTrainer
 from .weight_files import student_path, teacher_path
 from .weights import load_weights
@@ -38,9 +40,26 @@ def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader
         drop_last=config.DATASET.DROP_LAST,
         seed=config.EXPERIMENT.SEED,
         views=method.views,
-        with_index=method.needs_index,
+        with_index=method.needs_index or caches_teacher(config),
+        with_view=caches_teacher(config),
         **_data_options(config, device),
     )
+
+
+def caches_teacher(config: CfgNode) -> bool:
+    """Whether a run caches its teacher's logits. Raises ConfigError if it is to and cannot, with the reason."""
+    mode, method = config.DISTILLER.TEACHER_CACHE, DISTILLERS.get(config.DISTILLER.TYPE)
+    if mode not in MODES:
+        raise ConfigError(f"DISTILLER.TEACHER_CACHE must be one of {', '.join(MODES)}, not '{mode}'")
+    if mode == "off" or not method.needs_teacher:
+        return False
+    try:
+        if method.compute is not Distiller.compute:
+            raise ConfigError(f"{config.DISTILLER.TYPE} runs the teacher itself")
+        enumerable_augment(config.DATASET.TYPE, strong=config.DATASET.STRONG, views=method.views)
+    except ConfigError as error:
+        raise ConfigError(f"DISTILLER.TEACHER_CACHE {mode} is not possible: {error}. Set it to off") from error
+    return True
 
 
 def build_test_loader(config: CfgNode, device: torch.device) -> Loader:
@@ -64,6 +83,7 @@ def _data_options(config: CfgNode, device: torch.device) -> dict[str, Any]:
         "std": data.STD,
         "strong": data.STRONG,
         "test_fraction": data.TEST_FRACTION,
+        "validation": data.VALIDATION,
         "rank": rank(),
         "world_size": world_size(),
     }
@@ -130,11 +150,14 @@ def build_trainer(
         teacher = place(teacher, device, channels_last=config.SOLVER.CHANNELS_LAST)
     hooks = () if teacher is None else forward_hooks(teacher.named_modules())  # before the method registers its own
     distiller = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE)).to(device)
+    loader: Loader | CachedTeacherLoader = train_loader
+    if caches_teacher(config):
+        loader = _with_teacher_logits(config, train_loader, distiller, teacher_hash)
     if rank() > 0:
         seed_generators(mix_seeds(seed, rank()))  # ranks draw different dropout masks, for example
     trainer: BaseTrainer = TRAINERS.get(config.SOLVER.TRAINER)(
         distiller,
-        train_loader,
+        loader,
         test_loader,
         **solver_arguments(config),
         save_checkpoint_freq=config.LOG.SAVE_CHECKPOINT_FREQ,
@@ -152,6 +175,30 @@ def build_trainer(
     for limit in limits:
         trainer.recorder.note(limit)
     return trainer
+
+
+def _with_teacher_logits(
+    config: CfgNode, loader: Loader, distiller: Distiller, teacher_hash: str | None
+) -> CachedTeacherLoader:
+    """The training loader with the teacher's logits in each batch."""
+    assert isinstance(loader, InMemoryLoader)
+    assert loader.identity is not None
+    assert loader.identity.train is not None
+    settings, computes_bf16 = config.DISTILLER, config.SOLVER.AMP == "bf16" and has_bf16(loader.device)
+    distiller.teacher_is_cached = True
+    return cached_teacher_loader(
+        loader,
+        lambda images: distiller.teacher_output(images).logits,
+        mode=settings.TEACHER_CACHE,
+        dtype=settings.TEACHER_CACHE_DTYPE,
+        folder=Path(settings.TEACHER_CACHE_FOLDER or Path(config.DATASET.ROOT) / "teacher_cache"),
+        about={
+            "name": file_name(f"{config.DATASET.TYPE}-{settings.TEACHER}"),
+            "teacher_sha256": teacher_hash,
+            "data_sha256": loader.identity.train.sha256,
+            "computed_in": "bfloat16" if computes_bf16 else "float32",
+        },
+    )
 
 
 def _open_run(

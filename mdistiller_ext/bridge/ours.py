@@ -17,7 +17,8 @@ from yacs.config import CfgNode
 from ..checkpoint import ALLOWED
 from ..config import default_config, hyper_parameters, stream_options
 from ..distillers import create_distiller
-from ..distillers.base import Batch, Distiller, Progress
+from ..distillers.base import Batch, Distiller
+from ..distillers.progress import Progress
 from ..errors import ConfigError, MissingFileError, Note, listing
 from ..meters import top_k_hits
 from ..registry import DISTILLERS, TRAINERS

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..distillers.base import Batch, Distiller, Output, Progress
+from ..distillers.base import Batch, Distiller, Output
+from ..distillers.progress import Progress
 from ..distributed import broadcast_
 from ..errors import ConfigError, Note, UserError, listing, shown
 from ..registry import DISTILLERS, register_distiller

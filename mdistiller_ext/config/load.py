@@ -177,6 +177,8 @@ def _coerce(default: Any, value: Any, name: str, where: str, item: type | None =
     """
     if isinstance(value, int) and value.bit_length() > 64:
         raise ConfigError(f"{name} in {where} is out of all bounds: {shown(value)}")
+    if value is False and default == "off":
+        return default  # yaml 1.1 reads off as false
     if isinstance(default, float):
         try:
             if not isinstance(value, bool) and isinstance(value, int | float | str):

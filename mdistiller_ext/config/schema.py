@@ -54,6 +54,7 @@ GROUPS: dict[str, dict[str, Setting]] = {
         "IMAGE_SIZE": _data(0, "image folders: size in pixels; 0: that of the data set"),
         "MEAN": _data([], "image folders: mean of each channel; []: that of the data set", item=float),
         "STD": _data([], "image folders: standard deviation of each channel; []: that of the data set", item=float),
+        "VALIDATION": _data(0.0, "fraction of each class of the training images to test on in place of the test images"),
         "TEST_FRACTION": _data(0.2, "image folders without a split: fraction of each class to hold out for the test"),
     },
     "DISTILLER": {
@@ -67,6 +68,18 @@ GROUPS: dict[str, dict[str, Setting]] = {
         ),
         "STUDENT_CKPT": Setting(
             "", "initial weights of the student; empty: the default of the data set; random: STUDENT_INIT", path=True
+        ),
+        "TEACHER_CACHE": Setting(
+            "off", "compute the teacher's logits once for each view of an image: off, memory or disk", recipe=False
+        ),
+        "TEACHER_CACHE_DTYPE": Setting("float32", "precision of the cached logits: float32 or float16", recipe=False),
+        "TEACHER_CACHE_FOLDER": Setting(
+            "",
+            "folder of disk caches; empty: teacher_cache in DATASET.ROOT",
+            may_change=True,
+            recipe=False,
+            in_name=False,
+            path=True,
         ),
         "TEACHER_FEATURES": Setting(
             [], "modules of the teacher whose outputs are its `feats`; []: the network's own", item=str

@@ -15,9 +15,9 @@ from typing import Any, TypeGuard
 import numpy as np
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, listing
 from ..registry import DATASETS, register_dataset
-from .augment import Augment, check_strong, random_crop, random_crop_flip, strong_augment, view_augment
+from .augment import Augment, EnumerableAugment, check_strong, random_crop, random_crop_flip, strong_augment, view_augment
 from .base import Dataset, ImageFolderDataset, InMemoryDataset
 from .identity import DataIdentity
 from .image_transforms import evaluation_transform, training_transform, transform_in_views
@@ -35,6 +35,7 @@ __all__ = [
     "create_loaders",
     "create_test_loader",
     "dataset_entry",
+    "enumerable_augment",
     "mix_seeds",
     "random_crop",
     "random_crop_flip",
@@ -65,6 +66,7 @@ def create_loaders(
     seed: int = 0,
     views: Sequence[str] = ("weak",),
     with_index: bool = False,
+    with_view: bool = False,
     device: str | torch.device = "cpu",
     data_device: str | torch.device | None = None,
     num_workers: int = 2,
@@ -75,6 +77,7 @@ def create_loaders(
     std: Sequence[float] = (),
     strong: Sequence[str] = (),
     test_fraction: float = 0.2,
+    validation: float = 0.0,
     rank: int = 0,
     world_size: int = 1,
 ) -> tuple[Loader, Loader]:
@@ -89,6 +92,7 @@ def create_loaders(
         views: views of each training image, augmented independently: ``weak``, as the data set does, or ``strong``. With more
             than one, images are ``[B, V, 3, H, W]``.
         with_index: the training loader also yields the positions of the images.
+        with_view: after them it also yields the number of the view; see `enumerable_augment`.
         device: device of the batches.
         data_device: device of images kept in memory, ``device`` by default.
         num_workers: dataloader workers of each loader, at most one per core; unused for data sets kept in memory.
@@ -98,10 +102,14 @@ def create_loaders(
         mean, std: per channel, for images scaled to 0..1; empty for the data set's own.
         strong: additional augmentations; see augment.strong_augment and image_transforms.training_transform.
         test_fraction: fraction of every class held out for the test; only for image files without a split.
+        validation: fraction of every class of the training images to test on, in place of the test images; 0: none.
         rank, world_size: rank of this process and number of ranks; each rank gets its rows of a batch.
 
     Raises UnknownNameError, ConfigError, MissingFileError or CorruptFileError.
     """
+    viewed = {"with_view": True} if with_view else {}  # an option of data kept in memory
+    if with_view:
+        enumerable_augment(name, strong=strong, views=views)
     train, test = _sources(
         name,
         ("train", "test"),
@@ -117,12 +125,13 @@ def create_loaders(
         std=std,
         strong=strong,
         test_fraction=test_fraction,
+        validation=validation,
         rank=rank,
         world_size=world_size,
         views=views,
     )
     return (
-        train(batch_size=batch_size, shuffle=True, drop_last=drop_last, seed=seed, with_index=with_index),
+        train(batch_size=batch_size, shuffle=True, drop_last=drop_last, seed=seed, with_index=with_index, **viewed),
         test(batch_size=test_batch_size),
     )
 
@@ -136,6 +145,23 @@ def create_test_loader(name: str, *, batch_size: int, **options: Any) -> Loader:
     """
     (test,) = _sources(name, ("test",), **options)
     return test(batch_size=batch_size)
+
+
+def enumerable_augment(name: str, *, strong: Sequence[str] = (), views: Sequence[str] = ("weak",)) -> EnumerableAugment:
+    """The augmentation of a data set's training images, if it has finitely many views of an image.
+
+    Raises ConfigError otherwise, with the reason.
+    """
+    dataset = dataset_entry(name)
+    if not issubclass(dataset, InMemoryDataset):
+        raise ConfigError(f"{name} is read from image files, of which crops of any size are taken")
+    if strong:
+        raise ConfigError(f"DATASET.STRONG {listing(strong)} has no finite number of views of an image")
+    if tuple(views) != ("weak",):
+        raise ConfigError(f"the method wants the views {listing(views)}, and a strong view is drawn anew every time")
+    if not isinstance(dataset.augment, EnumerableAugment):
+        raise ConfigError(f"the augmentation of {name} has no finite number of views of an image, as a rotation by any angle")
+    return dataset.augment
 
 
 def _sources(
@@ -154,6 +180,7 @@ def _sources(
     std: Sequence[float] = (),
     strong: Sequence[str] = (),
     test_fraction: float = 0.2,
+    validation: float = 0.0,
     rank: int = 0,
     world_size: int = 1,
     views: Sequence[str] = ("weak",),
@@ -170,6 +197,8 @@ def _sources(
         raise ConfigError(f"image size (DATASET.IMAGE_SIZE) must be at most {_LARGEST} pixels, got {image_size}")
     if not 0 < test_fraction < 1:
         raise ConfigError(f"the fraction of test images must lie between 0 and 1, got {test_fraction}")
+    if not 0 <= validation < 1:
+        raise ConfigError(f"the fraction of validation images must be at least 0 and less than 1, got {validation}")
     check_on_error(on_error)
     check_strong(strong)
     mean, std = (
@@ -185,7 +214,14 @@ def _sources(
             [_both(dataset.augment, strong_augment(names)) if names else dataset.augment for names in augmentations]
         )
         splits, identity = load_splits(
-            dataset, name=name, parts=parts, root=root, limit=limit, num_classes=num_classes, image_size=image_size
+            dataset,
+            name=name,
+            parts=parts,
+            root=root,
+            limit=limit,
+            num_classes=num_classes,
+            image_size=image_size,
+            validation=validation,
         )
         keep_on = device if data_device is None else data_device
         return [
@@ -211,7 +247,14 @@ def _sources(
     training = transform_in_views([training_transform(size, names) for names in augmentations])
     transforms = {"train": training, "test": evaluation_transform(size)}
     samples, count, identity = list_samples(
-        dataset, name=name, parts=parts, root=root, limit=limit, num_classes=num_classes, test_fraction=test_fraction
+        dataset,
+        name=name,
+        parts=parts,
+        root=root,
+        limit=limit,
+        num_classes=num_classes,
+        test_fraction=test_fraction,
+        validation=validation,
     )
     return [
         functools.partial(

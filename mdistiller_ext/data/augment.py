@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -25,19 +26,75 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 # ---- crop, rotate, flip -------------------------------------------------------------------------------------------
 
 
-def random_crop(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Pad every image with black and crop a random window of the original size: uint8 ``[B, C, H, W]``."""
-    top, left = _random_offsets(images, generator, padding)
-    return crop_flip(images, top, left, torch.zeros_like(top, dtype=torch.bool), padding)
+@runtime_checkable
+class EnumerableAugment(Protocol):
+    """An augmentation that has finitely many views of an image, numbered 0 .. ``views`` - 1.
 
-
-def random_crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """`random_crop`, then a horizontal flip with probability 1/2: the standard augmentation of CIFAR.
-
-    Equal in distribution to torchvision's RandomCrop(size, padding) and RandomHorizontalFlip() on single images.
+    Its ``repr`` identifies it: another augmentation, or another numbering, has another one.
     """
-    top, left = _random_offsets(images, generator, padding)
-    return crop_flip(images, top, left, _random_flips(images, generator), padding)
+
+    @property
+    def views(self) -> int: ...
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
+
+    def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a view for each image, int64 ``[B]``."""
+
+    def apply(self, images: Tensor, view: Tensor) -> Tensor:
+        """The given view (int64 ``[B]``) of each image, uint8 ``[B, C, H, W]``."""
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Pad every image with black and crop a random window of the original size: uint8 ``[B, C, H, W]``.
+
+    Equal in distribution to torchvision's RandomCrop(size, padding), followed by RandomHorizontalFlip() if ``flip``, on single
+    images. View ``(top * (2 * padding + 1) + left) * 2 + flip``, without the last factor and term unless ``flip``.
+    """
+
+    flip: bool
+    padding: int = 4
+
+    @property
+    def views(self) -> int:
+        return (2 * self.padding + 1) ** 2 * (1 + self.flip)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return self.apply(images, self.draw(images, generator))
+
+    def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        positions = 2 * self.padding + 1
+        top, left = torch.randint(positions, (2, len(images)), generator=generator, device=images.device)
+        view = top * positions + left
+        return view * 2 + _random_flips(images, generator) if self.flip else view
+
+    def apply(self, images: Tensor, view: Tensor) -> Tensor:
+        positions = 2 * self.padding + 1
+        flip = view % 2 == 1 if self.flip else torch.zeros_like(view, dtype=torch.bool)
+        window = view // 2 if self.flip else view
+        return crop_flip(images, window // positions, window % positions, flip, self.padding)
+
+
+random_crop = RandomCrop(flip=False)
+random_crop_flip = RandomCrop(flip=True)
+"""The standard augmentation of CIFAR"""
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """No augmentation: a single view, the image."""
+
+    views: ClassVar[int] = 1
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return images
+
+    def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.zeros(len(images), dtype=torch.long, device=images.device)
+
+    def apply(self, images: Tensor, view: Tensor) -> Tensor:
+        return images
 
 
 def random_rotate_flip(images: Tensor, generator: torch.Generator, degrees: float = 20) -> Tensor:
@@ -86,11 +143,6 @@ def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     channels = images.shape[1]
     pixels = pixels.flatten(1)[:, None].expand(-1, channels, -1)
     return images.flatten(2).gather(2, pixels).view(batch, channels, height, width)
-
-
-def _random_offsets(images: Tensor, generator: torch.Generator, padding: int) -> Tensor:
-    """Draw top and left offsets, ``[2, B]``, uniform over 0..2 * padding."""
-    return torch.randint(2 * padding + 1, (2, len(images)), generator=generator, device=images.device)
 
 
 def _random_flips(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from .augment import Unchanged
 
 Split = tuple[Tensor, Tensor]
 """``(images uint8 [N, 3, H, W], labels int64 [N])``"""
@@ -60,16 +61,13 @@ class InMemoryDataset(Dataset):
 
     Attributes:
         classes: class names in the order of the labels, which ``load`` and ``load_test`` may set; None if unknown.
+        augment: augmentation of a batch of training images; see `augment.py`.
     """
 
     zoo: ClassVar[str] = "cifar100"
     num_classes: ClassVar[int]
     classes: Sequence[str] | None = None
-
-    @staticmethod
-    def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment a batch of training images, uint8 ``[B, 3, H, W]``; the identity unless overridden."""
-        return images
+    augment: ClassVar[staticmethod[..., Tensor]] = staticmethod(Unchanged())
 
     def load(self, root: Path) -> tuple[Split, Split]:
         """Training and test split, read from or downloaded into the folder ``root``.

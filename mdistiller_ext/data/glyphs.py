@@ -1,46 +1,23 @@
-"""Glyphs: 100 characters rendered as 32x32 RGB images with matplotlib's fonts. No download.
+"""Glyphs: 100 characters rendered as 32x32 RGB images with matplotlib's fonts, in an easy and a hard version. No download.
 
-Similar classes (O 0 Q, l I 1 |, é è ê ë) make a teacher's predictions for wrong classes informative. For trying methods and
-for tests, not for results in papers.
+Similar classes (O 0 Q, l I 1 |, é è ê ë) make a teacher's predictions for wrong classes informative. For trying and comparing
+methods and for tests, not for results in papers.
 """
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import ClassVar
 
 from .. import checkpoint
 from ..errors import UserError
 from ..registry import register_dataset
 from .augment import random_crop
 from .base import InMemoryDataset, Split
+from .rendering import CHARACTERS, Rendering, render
 
-CHARACTERS = (  # digits, letters, signs, accented letters
-    "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!?&@#$%+*=/|<>€£éèêëàâäåçñöôõøüùûíìîïß"
-)
-FACES = (  # each contains all characters
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSans-Oblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Bold",
-    "DejaVuSerif",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-Italic",
-    "STIXGeneral",
-    "STIXGeneralBol",
-    "STIXGeneralItalic",
-)
 VERSION = 1  # of the rendering, part of the cache's file name: increase it with every change of the images
-
-_SIZE = 32  # pixels; edge of an image
-_EM, _CANVAS = 32, 64  # pixels; of the masks that images are resampled from
-_CHUNK = 1000  # images rendered at a time; all at once would take 500 MB
 
 
 @register_dataset("glyphs")
@@ -57,83 +34,45 @@ class Glyphs(InMemoryDataset):
     augment = staticmethod(random_crop)
     teachers = "teachers/glyphs/{model}.pth"
 
+    name: ClassVar[str] = "glyphs"  # of the cache
+    rendering: ClassVar[Rendering] = Rendering()
+    test_images: ClassVar[int] = 2_000
+
     def load(self, root: Path) -> tuple[Split, Split]:
         """Both splits, from the cache or newly rendered."""
-        return _cached(root, count=10_000, seed=0), self.load_test(root)
+        return self._cached(root, count=10_000, seed=0), self.load_test(root)
 
     def load_test(self, root: Path) -> Split:
         """The test split, from the cache or newly rendered."""
-        return _cached(root, count=2_000, seed=1)
+        return self._cached(root, count=self.test_images, seed=1)
+
+    def _cached(self, root: Path, count: int, seed: int) -> Split:
+        """Rendered images with a cache on disk; an unreadable cache is replaced."""
+        path = root / "glyphs" / f"{self.name}-v{VERSION}-n{count}-seed{seed}.pt"
+        try:
+            saved = checkpoint.load(path)
+            return saved["images"], saved["labels"]
+        except (UserError, KeyError, TypeError):
+            images, labels = render(self.rendering, count, seed)
+        with contextlib.suppress(UserError, OSError):  # a read-only or full disk: continue without cache
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.save(path, {"images": images, "labels": labels})
+        return images, labels
 
 
-def draw_glyphs(count: int, seed: int) -> Split:
-    """Render ``count`` images, uint8 ``[count, 3, 32, 32]``, with labels, int64 ``[count]``, balanced and shuffled."""
-    rng = np.random.default_rng(seed)
-    masks = _masks()
-    labels = torch.from_numpy(rng.permutation(np.arange(count) % len(CHARACTERS)))
-    images = [_draw(masks, part, rng) for part in labels.split(_CHUNK)]
-    return torch.cat(images), labels
+@register_dataset("glyphs_hard")
+class HardGlyphs(Glyphs):
+    """As `Glyphs`, smaller, more distorted and cluttered by pieces of other characters; 10,000 training and 4,000 test images.
 
+    A small student alone stays far below its teacher however long it is trained, so that methods can be compared.
+    """
 
-def _draw(masks: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Render images, uint8 ``[B, 3, 32, 32]``, of the characters ``labels``."""
-    batch = len(labels)
-    faces = torch.from_numpy(rng.integers(len(FACES), size=batch))
-    ink = F.grid_sample(masks[faces, labels], _random_grid(batch, rng), align_corners=False)
+    mean = (0.5002, 0.4947, 0.5038)
+    std = (0.2986, 0.2979, 0.2991)
+    teachers = "teachers/glyphs_hard/{model}.pth"
 
-    # Ink and background differ by at least 0.3 in every colour channel.
-    paper = rng.random((batch, 3, 1, 1), dtype=np.float32)
-    colour = (paper + rng.uniform(0.3, 0.7, paper.shape).astype(np.float32)) % 1
-    clouds = torch.from_numpy(rng.normal(0, 0.12, (batch, 3, 4, 4)).astype(np.float32))
-    background = torch.from_numpy(paper) + F.interpolate(clouds, size=(_SIZE, _SIZE), mode="bicubic")
-    noise = torch.from_numpy(rng.standard_normal((batch, 3, _SIZE, _SIZE), dtype=np.float32))
-
-    image = torch.lerp(background, torch.from_numpy(colour), ink).add_(noise, alpha=0.06)
-    return image.mul_(255).round_().clamp_(0, 255).byte()
-
-
-def _random_grid(batch: int, rng: np.random.Generator) -> Tensor:
-    """Sampling grid of `grid_sample`, float32 ``[B, 32, 32, 2]``, with random size, rotation, shear and translation."""
-    per_image = (batch, 1, 1)
-    size = rng.uniform(20, 30, per_image)  # pixels per em
-    angle = np.radians(rng.uniform(-15, 15, per_image))
-    shear = rng.uniform(-0.2, 0.2, per_image)
-    shift_x, shift_y = rng.uniform(-2, 2, (2, *per_image))  # pixels
-    pixels = np.arange(_SIZE) - (_SIZE - 1) / 2  # relative to the centre of the image
-    y = pixels[:, None] + shift_y
-    x = pixels + shift_x + shear * y
-    points = np.stack([np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x], axis=-1)
-    points *= (_EM / size)[..., None] * 2 / _CANVAS  # the mask spans -1..1
-    return torch.from_numpy(points.astype(np.float32))
-
-
-def _masks() -> Tensor:
-    """Render every character in every face, centred, float32 ``[faces, characters, 1, 64, 64]`` in 0..1."""
-    import matplotlib  # slow to import, and needed for its font files alone
-    from PIL import Image, ImageDraw, ImageFont
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    masks = np.empty((len(FACES), len(CHARACTERS), 1, _CANVAS, _CANVAS), np.float32)
-    for face, face_masks in zip(FACES, masks, strict=True):
-        font = ImageFont.truetype(str(folder / f"{face}.ttf"), _EM)
-        for character, mask in zip(CHARACTERS, face_masks, strict=True):
-            left, top, right, bottom = font.getbbox(character)
-            canvas = Image.new("L", (_CANVAS, _CANVAS))
-            place = (_CANVAS - left - right) / 2, (_CANVAS - top - bottom) / 2
-            ImageDraw.Draw(canvas).text(place, character, fill=255, font=font)
-            mask[0] = np.asarray(canvas)
-    return torch.from_numpy(masks).div_(255)
-
-
-def _cached(root: Path, count: int, seed: int) -> Split:
-    """`draw_glyphs` with a cache on disk; an unreadable cache is replaced."""
-    path = root / "glyphs" / f"glyphs-v{VERSION}-n{count}-seed{seed}.pt"
-    try:
-        saved = checkpoint.load(path)
-        return saved["images"], saved["labels"]
-    except (UserError, KeyError, TypeError):
-        images, labels = draw_glyphs(count, seed)
-    with contextlib.suppress(UserError, OSError):  # a read-only or full disk: continue without cache
-        path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(path, {"images": images, "labels": labels})
-    return images, labels
+    name = "glyphs_hard"
+    rendering = Rendering(
+        em=(14, 28), rotation=25, shear=0.3, shift=4, contrast=(0.2, 0.6), clouds=(6, 0.15), noise=0.12, fragments=2
+    )
+    test_images = 4_000

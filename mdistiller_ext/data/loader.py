@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .augment import Augment
+from .augment import Augment, EnumerableAugment
 from .identity import DataIdentity
 
 _GATHERED = 1024  # images indexed and augmented at a time; 3 MB of 32x32
 
 
 class InMemoryLoader:
-    """Yields ``(images float32 [B, C, H, W], labels int64 [B])`` on ``device``.
+    """Yields ``(images float32 [B, C, H, W], labels int64 [B])`` on ``device``, and on request index and view of the images.
 
     Order and augmentation of an epoch are a pure function of ``(seed, epoch)``, for the same batch size and type of the
     device that holds the data: every pass has a generator of its own, and global generators stay unchanged. A resumed run
@@ -36,6 +36,7 @@ class InMemoryLoader:
         mean, std: per channel, for images scaled to 0..1.
         augment: applied to a batch before normalization; images are ``[B, V, C, H, W]`` if it returns several views.
         with_index: also yield the positions of the images in ``images``, int64 ``[B]``.
+        with_view: after them also yield which view of the image it is, int64 ``[B]``; ``augment`` is an EnumerableAugment.
         drop_last: drop the last batch of an epoch if it is smaller than ``batch_size``.
         device: device of the batches, the images' own by default.
         num_classes: number of classes, by default the largest label + 1.
@@ -55,6 +56,7 @@ class InMemoryLoader:
         std: Sequence[float],
         augment: Augment | None = None,
         with_index: bool = False,
+        with_view: bool = False,
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int = 0,
@@ -70,8 +72,10 @@ class InMemoryLoader:
         self.labels = labels
         self.num_images = images_of_an_epoch(len(images), batch_size, drop_last)  # over all ranks
         self.batch_size = batch_size
+        self.mean, self.std = mean, std
         self.augment = augment
         self.with_index = with_index
+        self.with_view = with_view
         self.shuffle = shuffle
         self.seed = seed
         self.identity = identity
@@ -106,14 +110,28 @@ class InMemoryLoader:
         left_out = self.first_batch
         for several in order[: self.num_images].split(self.batch_size * max(1, _GATHERED // self.batch_size)):
             parts = [self.images[several], self.labels[several], *([several] if self.with_index else [])]
-            if self.augment is not None:
+            if self.with_view:
+                assert isinstance(self.augment, EnumerableAugment)
+                parts.append(self.augment.draw(parts[0], generator))
+                parts[0] = self.augment.apply(parts[0], parts[-1])
+            elif self.augment is not None:
                 parts[0] = self.augment(parts[0], generator)  # also of skipped batches: the generator advances
             for batch in zip(*(part.split(self.batch_size) for part in parts), strict=True):
                 if left_out:
                     left_out -= 1
                     continue
                 images, *others = (part[self.rows].to(self.device, non_blocking=True) for part in batch)
-                yield images.float().mul_(self._scale).add_(self._shift), *others
+                yield self._normalized(images), *others
+
+    def view(self, rows: slice, number: int) -> Tensor:
+        """One view of some of the images, as batches hold it: float32 ``[rows, C, H, W]`` on ``device``."""
+        assert isinstance(self.augment, EnumerableAugment)
+        images = self.images[rows]
+        images = self.augment.apply(images, torch.full((len(images),), number, device=images.device))
+        return self._normalized(images.to(self.device))
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        return images.float().mul_(self._scale).add_(self._shift)
 
 
 def images_of_an_epoch(count: int, batch_size: int, drop_last: bool) -> int:

@@ -6,10 +6,34 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..errors import ConfigError, ConfigWarning, listing
 from .base import ImageFolderDataset, InMemoryDataset, Samples, Split, balanced_choice, check_samples, check_split
 from .identity import DataIdentity, SplitIdentity
+
+
+def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Divide a training set for the choice of hyper-parameters: positions of the images to train on, and of those to test on.
+
+    ``fraction`` of each class (labels int64 ``[N]``) is held out, evenly spaced. Raises ConfigError if that leaves nothing on
+    one side.
+    """
+    sizes = torch.bincount(labels)
+    by_class = torch.argsort(labels, stable=True)
+    turn = torch.empty_like(labels)  # number of earlier images of the same class
+    turn[by_class] = torch.arange(len(labels)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    chosen = ((turn + 1) * fraction).floor() > (turn * fraction).floor()
+    kept, held_out = (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
+    if not (len(kept) and len(held_out)):
+        raise ConfigError(f"DATASET.VALIDATION {fraction} of {len(labels)} training images leaves none to train or to test on")
+    warnings.warn(
+        f"DATASET.VALIDATION {fraction}: trained on {len(kept):,} training images, and tested on the {len(held_out):,} others, "
+        "not on the test images",
+        ConfigWarning,
+        stacklevel=4,
+    )
+    return kept, held_out
 
 
 def load_splits(
@@ -21,12 +45,24 @@ def load_splits(
     limit: int,
     num_classes: int,
     image_size: int,
+    validation: float,
 ) -> tuple[dict[str, Split], DataIdentity]:
-    """Load the splits of an in-memory data set, at most ``limit`` images each, and its identity (before the limit)."""
+    """Load the splits of an in-memory data set, at most ``limit`` images each, and its identity (before the limit).
+
+    Args:
+        validation: see :func:`hold_out`; 0 for the test images.
+    """
     if num_classes not in (0, dataset.num_classes):
         raise ConfigError(f"data set '{name}' has {dataset.num_classes} classes, not {num_classes}")
     source = dataset()
-    splits = dict(zip(parts, source.load(root) if "train" in parts else [source.load_test(root)], strict=True))
+    splits: dict[str, Split]
+    if validation:
+        (images, labels), _ = source.load(root)
+        kept, held_out = hold_out(labels, validation)
+        splits = {"train": (images[kept], labels[kept]), "test": (images[held_out], labels[held_out])}
+        splits = {part: splits[part] for part in parts}
+    else:
+        splits = dict(zip(parts, source.load(root) if "train" in parts else [source.load_test(root)], strict=True))
     for part, (images, labels) in splits.items():
         check_split((images, labels), dataset.num_classes, f"data set '{name}' ({part})")
         if image_size and images.shape[2:] != (image_size, image_size):
@@ -55,10 +91,22 @@ def list_samples(
     limit: int,
     num_classes: int,
     test_fraction: float,
+    validation: float,
 ) -> tuple[dict[str, Samples], int, DataIdentity]:
-    """List the samples of a data set of image files, at most ``limit`` each, its number of classes and its identity."""
-    *listed, classes = (dataset().samples if "train" in parts else dataset().test_samples)(root, test_fraction)
-    splits = dict(zip(parts, listed, strict=True))
+    """List the samples of a data set of image files, at most ``limit`` each, its number of classes and its identity.
+
+    Args:
+        validation: see :func:`hold_out`; 0 for the test images.
+    """
+    splits: dict[str, Samples]
+    if validation:
+        train, _, classes = dataset().samples(root, test_fraction)
+        chosen = hold_out(torch.tensor([label for _, label in train]), validation)
+        listed = [[train[i] for i in rows.tolist()] for rows in chosen]
+        splits = {part: listed[("train", "test").index(part)] for part in parts}
+    else:
+        *found_samples, classes = (dataset().samples if "train" in parts else dataset().test_samples)(root, test_fraction)
+        splits = dict(zip(parts, found_samples, strict=True))
     found, expected = len(classes), num_classes or dataset.num_classes or len(classes)
     if found > expected or (num_classes and found != expected):
         remedy = "" if num_classes else f"; if that is meant, give num_classes={found} (DATASET.NUM_CLASSES)"

@@ -13,8 +13,9 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..registry import DISTILLERS, register_distiller
-from .base import Distiller, Progress, Weight
+from .base import Distiller, Weight
 from .outputs import Batch, Features, Output
+from .progress import Progress
 
 __all__ = [
     "Batch",

@@ -13,46 +13,13 @@ from ..distributed import all_gather_rows
 from ..errors import ConfigError, listing
 from ..evaluate import eval_mode, try_images
 from ..losses import standardize
-from .outputs import Batch, Output, Outputs, run_network
+from .outputs import Batch, LogitsOnly, Output, Outputs, run_network
+from .progress import Progress, epoch_of
 
 ROLES = ("task", "target", "nontarget", "kd")
 
 Weight = Annotated[float, "not negative"]
 """Annotation of a hyper-parameter that weights a loss; negative values raise ConfigError."""
-
-
-class Progress:
-    """Progress of training: ``epoch`` (1-based), ``epochs`` and ``fraction = epoch / epochs``.
-
-    ``epoch`` and ``fraction`` are 0-d tensors on the training device: a step reads them without synchronisation, and a
-    captured CUDA graph remains valid in all epochs.
-    """
-
-    def __init__(self, epoch: int, epochs: int, device: torch.device | str = "cpu") -> None:
-        # float64 gives weights such as 1/20 the precision of a float64 loss; MPS does not support it.
-        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
-        self.epoch = torch.tensor(float(epoch), dtype=dtype, device=device)
-        self.epochs = epochs
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch.fill_(epoch)
-
-    @property
-    def fraction(self) -> Tensor:
-        return self.epoch / self.epochs
-
-
-def epoch_of(progress: Progress) -> Tensor:
-    """The epoch as a tensor, also if ``progress`` is another object whose ``epoch`` is a number."""
-    epoch = progress.epoch
-    return epoch if isinstance(epoch, Tensor) else torch.tensor(float(epoch), dtype=torch.float64)
-
-
-def warm_up(progress: Progress, epochs: int) -> Tensor:
-    """mdistiller's linear warm-up of a loss weight: ``min(epoch / epochs, 1)``, 1 / epochs in epoch 1. 0 epochs: no warm-up."""
-    if epochs < 0:
-        raise ValueError(f"warmup must not be negative, got {epochs}")
-    return (epoch_of(progress) / epochs).clamp(max=1.0)
 
 
 def paired_logits(student: Output, teacher: Output, *, standardized: bool) -> tuple[Tensor, Tensor]:
@@ -93,6 +60,8 @@ class Distiller(nn.Module):
     batch_sizes: list[int] | None = None
     # Autocast dtype of the student's forward pass; None disables autocast. Losses are computed in float32.
     autocast: torch.dtype | None = None
+    # Whether each batch brings the teacher's logits (teacher_cache.py). The method cannot read its features then.
+    teacher_is_cached: bool = False
     # Returns the network to run as the teacher, such as a faster copy (acceleration.py); None runs the teacher itself.
     inference_path: Callable[[], nn.Module] | None = None
 
@@ -136,15 +105,20 @@ class Distiller(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, images: Tensor, labels: Tensor, progress: Progress, index: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        progress: Progress,
+        index: Tensor | None = None,
+        teacher_logits: Tensor | None = None,
     ) -> tuple[Output, dict[str, Tensor]]:
         """The student's output, for the first view, and the loss components of a batch.
 
         Args:
-            images, labels, index: see Batch.
+            images, labels, index, teacher_logits: see Batch.
         """
         self.prepare((images.shape[-3], images.shape[-2], images.shape[-1]))
-        output, losses = self.compute(Batch(images, labels, index), progress)
+        output, losses = self.compute(Batch(images, labels, index, teacher_logits), progress)
         if not self._names:
             self._check_losses(losses)
             self._names = set(losses)
@@ -154,23 +128,31 @@ class Distiller(nn.Module):
 
     def compute(self, batch: Batch, progress: Progress) -> tuple[Output, dict[str, Tensor]]:
         """As :meth:`forward`, without its checks; overridden by a method that runs the networks itself."""
-        student, teacher = self._outputs(batch.images)
+        student, teacher = self._outputs(batch.images, batch.teacher_logits)
         first = student if isinstance(student, Output) else student[0]
         if not self._names:
             self._check_outputs(student, teacher, count=len(batch.labels))
         return first, self.losses(student, teacher, batch if self._reads_batch else batch.labels, progress)
 
-    def _outputs(self, images: Tensor) -> tuple[Outputs, Outputs]:
-        """Outputs of student and teacher."""
+    def _outputs(self, images: Tensor, teacher_logits: Tensor | None = None) -> tuple[Outputs, Outputs]:
+        """Outputs of student and teacher; the teacher does not run where its logits are given."""
         views = images.unbind(1) if len(self.views) > 1 else (images,)
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
             student = tuple(run_network(self.student, view, "student") for view in views)
         # Without a teacher, losses() receives the student's output twice.
         teacher = student
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher = tuple(run_network(self.inference_network(), view, "teacher") for view in views)
+        if teacher_logits is not None:
+            teacher = (Output(teacher_logits, LogitsOnly()),)
+        elif self.teacher is not None:
+            teacher = tuple(self.teacher_output(view) for view in views)
+            if self.teacher_is_cached:
+                teacher = tuple(Output(output.logits, LogitsOnly()) for output in teacher)
         return (student, teacher) if len(views) > 1 else (student[0], teacher[0])
+
+    def teacher_output(self, images: Tensor) -> Output:
+        """The teacher's output for images ``[N, 3, H, W]``, as in training."""
+        with torch.no_grad(), torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+            return run_network(self.inference_network(), images, "teacher")
 
     def inference_network(self) -> nn.Module:
         """The network that :meth:`forward` runs as the teacher: the teacher itself, or a copy prepared for inference."""

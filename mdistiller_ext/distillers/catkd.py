@@ -11,7 +11,8 @@ from ..errors import ConfigError
 from ..losses import cat_loss
 from ..models.heads import check_last_map, classifier_of, last_map
 from ..registry import register_distiller
-from .base import Batch, Distiller, Output, Progress, Weight
+from .base import Batch, Distiller, Output, Weight
+from .progress import Progress
 
 
 @register_distiller("CATKD")

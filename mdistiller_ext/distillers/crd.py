@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import contrast_scores, draw_contrast, hashed_integers, moved_entries, nce_loss, unit_vectors
 from ..registry import register_distiller
-from .base import Distiller, Progress, Weight
+from .base import Distiller, Weight
 from .outputs import Batch, Output
+from .progress import Progress
 
 
 @register_distiller("CRD")

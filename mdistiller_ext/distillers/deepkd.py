@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import non_target_mass, tckd_nckd, top_k_mask
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress, Weight, epoch_of, paired_logits, warm_up
+from .base import Distiller, Output, Weight, paired_logits
+from .progress import Progress, epoch_of, warm_up
 
 
 def dynamic_k(progress: Progress, classes: int, *, initial: float, static: int, phase_ends: Sequence[int]) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import dist_parts
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress, Weight
+from .base import Distiller, Output, Weight
+from .progress import Progress
 
 
 @register_distiller("DIST")

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..registry import register_distiller
 from .adapters import BatchNorm
-from .base import Distiller, Progress, Weight
+from .base import Distiller, Weight
 from .maps import feature_maps
 from .outputs import Batch, Output
+from .progress import Progress
 
 
 @register_distiller("FITNET")

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ..losses import KLType, gdkd_parts
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress, Weight, paired_logits, warm_up
+from .base import Distiller, Output, Weight, paired_logits
+from .progress import Progress, warm_up
 
 
 @register_distiller("GDKD")

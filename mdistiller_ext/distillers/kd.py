@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import non_target_mass, tckd_nckd
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress, Weight, paired_logits
+from .base import Distiller, Output, Weight, paired_logits
+from .progress import Progress
 
 
 @register_distiller("KD")

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import MLKDRule, mlkd_parts
 from ..registry import register_distiller
-from .base import Distiller, Progress, Weight, warm_up
+from .base import Distiller, Weight
 from .outputs import Batch, Output
+from .progress import Progress, warm_up
 
 Pair = tuple[Output, Output]
 

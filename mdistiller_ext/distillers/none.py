@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import register_distiller
-from .base import Distiller, Output, Progress
+from .base import Distiller, Output
+from .progress import Progress
 
 
 @register_distiller("NONE")

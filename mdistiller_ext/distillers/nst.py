@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ..losses import nst_loss
 from ..registry import register_distiller
-from .base import Distiller, Progress, Weight
+from .base import Distiller, Weight
 from .maps import stage_pairs
 from .outputs import Batch, Output
+from .progress import Progress
 
 
 @register_distiller("NST")

@@ -12,9 +12,10 @@ from ..errors import ConfigError
 from ..losses import mean_pool, negative_mean, ofd_loss
 from ..registry import register_distiller
 from .adapters import BatchNorm
-from .base import Distiller, Progress, Weight
+from .base import Distiller, Weight
 from .maps import Pair, feature_maps, last_pairs
 from .outputs import Batch, Output
+from .progress import Progress
 
 
 @register_distiller("OFD")

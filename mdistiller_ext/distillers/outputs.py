@@ -21,6 +21,7 @@ class Batch:
         images: ``[N, 3, H, W]``; with V > 1 views ``[N, V, 3, H, W]``.
         labels: int64 ``[N]``.
         index: positions of the images in the training set, int64 ``[N]``; None unless the method has ``needs_index``.
+        teacher_logits: logits of the teacher for the images ``[N, C]``, which then does not run; only together with ``index``.
         sizes: number of samples on each rank. A rank without any has one zero image with weight 0, since every rank takes part
             in the exchange of gradients.
     """
@@ -28,18 +29,21 @@ class Batch:
     images: Tensor
     labels: Tensor
     index: Tensor | None = None
+    teacher_logits: Tensor | None = None
     sizes: Sequence[int] = ()
 
     @classmethod
     def of(cls, inputs: Sequence[Tensor], sizes: Sequence[int]) -> Batch:
-        """The batch of a loader's images, labels and, with three tensors, index."""
-        images, labels, *index = inputs
-        return cls(images, labels, index[0] if index else None, sizes)
+        """The batch of a loader's tensors: the first ones of images, labels, index and teacher's logits."""
+        images, labels, *others = inputs
+        index, teacher_logits = (*others, None, None)[:2]
+        return cls(images, labels, index, teacher_logits, sizes)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """Images, labels and, if there is one, the index."""
-        return {"images": self.images, "labels": self.labels} | ({} if self.index is None else {"index": self.index})
+        """Those of images, labels, index and teacher's logits that there are, by name."""
+        given = {"images": self.images, "labels": self.labels, "index": self.index, "teacher_logits": self.teacher_logits}
+        return {name: part for name, part in given.items() if part is not None}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with ``function`` applied to each of ``inputs``."""
@@ -94,6 +98,22 @@ class Features(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._features)
+
+
+class LogitsOnly(Mapping[str, Any]):
+    """The features of a teacher whose logits alone are kept: none. Raises ConfigError when one is read."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise ConfigError(
+            f"the method reads the features '{name}' of the teacher, and DISTILLER.TEACHER_CACHE keeps its logits alone: "
+            "set it to off"
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 class Output(NamedTuple):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..losses import pkt_loss
 from ..registry import register_distiller
-from .base import Distiller, Progress, Weight
+from .base import Distiller, Weight
 from .outputs import Batch, Output
+from .progress import Progress
 
 
 @register_distiller("PKT")

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..losses import rkd_parts
 from ..registry import register_distiller
-from .base import Distiller, Progress, Weight
+from .base import Distiller, Weight
 from .outputs import Batch, Output
+from .progress import Progress
 
 
 @register_distiller("RKD")

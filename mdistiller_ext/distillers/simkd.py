@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..models.heads import SimKDHead, attach_head, check_last_map, classifier_of, last_map, pooled_to
 from ..registry import register_distiller
-from .base import Batch, Distiller, Output, Progress, Weight
+from .base import Batch, Distiller, Output, Weight
+from .progress import Progress
 
 
 @register_distiller("SIMKD")

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ..losses import sp_loss
 from ..registry import register_distiller
-from .base import Distiller, Progress, Weight
+from .base import Distiller, Weight
 from .outputs import Batch, Output
+from .progress import Progress
 
 
 @register_distiller("SP")

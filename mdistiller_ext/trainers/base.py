@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..distillers.base import ROLES, Distiller, Progress
+from ..distillers.base import ROLES, Distiller
+from ..distillers.progress import Progress
 from ..distributed import AsyncAnyReduce, barrier, broadcast_, world_size
 from ..errors import ConfigError, DataWorkerError, Stopped, TrainingError
 from ..evaluate import evaluate
@@ -188,12 +189,12 @@ class BaseTrainer:
         if self.captures:
             self.fast_step = CapturedStep(self.plain_step, self.state, self.train_loader.batch_size, recorder.note)
 
-    def train_step(self, images: Tensor, labels: Tensor, index: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Update the student by a batch (see Batch); usable in loops of one's own.
+    def train_step(self, images: Tensor, labels: Tensor, *others: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Update the student by a batch, ``others`` being index and teacher's logits (see Batch); usable in one's own loops.
 
         Returns the student's logits ``[N, C]`` and the loss components.
         """
-        return update(self.distiller, self.optimizer, self.active_streams, self.progress, images, labels, index)
+        return update(self.distiller, self.optimizer, self.active_streams, self.progress, images, labels, *others)
 
     def train(self) -> dict[str, Any]:
         """Train from the current state to the last epoch; returns the summary of the run.

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..distillers.base import Progress
 from ..distillers.outputs import Batch
+from ..distillers.progress import Progress
 from ..distributed import world_size
 from ..errors import DataWorkerError
 from .loaders import Loader

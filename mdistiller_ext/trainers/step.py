@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..distillers.base import Distiller, Progress
+from ..distillers.base import Distiller
 from ..distillers.outputs import Batch
+from ..distillers.progress import Progress
 from ..distributed import GradientExchange, local_batch_sizes, rank, world_size
 from ..errors import TrainingError
 from ..meters import Averages, top_k_hits
@@ -50,13 +51,14 @@ def update(
     images: Tensor,
     labels: Tensor,
     index: Tensor | None = None,
+    teacher_logits: Tensor | None = None,
 ) -> Result:
     """Update the student by one batch: a forward pass, a backward pass for each stream, and the optimizer's step.
 
     The gradients of each stream are summed over ranks, weighted by the ranks' shares of the batch (``distiller.batch_sizes``).
     """
     try:
-        student, losses = distiller(images, labels, progress, index)
+        student, losses = distiller(images, labels, progress, index, teacher_logits)
     except ValueError as error:
         if len(labels) > 1 or "more than 1 value per channel" not in str(error):
             raise
@@ -84,7 +86,7 @@ class PlainStep:
     """Update the student by one batch, and add its losses and hits to the running averages.
 
     Args:
-        train_step: images, labels and, if the method needs it, index -> Result; the trainer's.
+        train_step: the inputs of a batch, in the order of Batch -> Result; the trainer's.
         averages: running averages of the loss components and ``train_top1``.
     """
 

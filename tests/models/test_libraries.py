@@ -17,7 +17,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mdistiller_ext.distillers import create_distiller
-from mdistiller_ext.distillers.base import Progress
+from mdistiller_ext.distillers.progress import Progress
 from mdistiller_ext.errors import ConfigError, UnknownNameError
 from mdistiller_ext.models import check_model_name, create_model, list_models, pretrained_url
 from mdistiller_ext.models.libraries import ZOO_IN_TORCHVISION
