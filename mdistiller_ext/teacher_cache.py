@@ -72,7 +72,7 @@ class LogitTable:
             if not folder.is_dir():
                 _create(folder, about, rows, classes, dtype)
             logits, sums = (np.load(folder / name, mmap_mode="r+") for name in ("logits.npy", "sums.npy"))
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise CorruptFileError(f"the teacher's cache {folder} is damaged ({error}): delete it") from error
         except OSError as error:
             size = rows * (classes * dtype.itemsize + 8)

@@ -83,7 +83,7 @@ def test_angles_are_uniform_and_flips_even(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     "augment",
     [random_crop, random_crop_flip, random_rotate_flip, random_cutout, *([name] for name in STRONG), list(STRONG)],
-    ids=lambda a: "+".join(a) if isinstance(a, list) else a.__name__,
+    ids=lambda a: "+".join(a) if isinstance(a, list) else getattr(a, "__name__", repr(a)),
 )
 def test_what_comes_out_depends_on_images_and_generator_alone(augment: Augment | list[str]) -> None:
     if isinstance(augment, list):

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from mdistiller_ext.data import create_loaders
-from mdistiller_ext.data.glyphs import CHARACTERS, FACES, Glyphs, draw_glyphs
+from mdistiller_ext.data.glyphs import Glyphs, HardGlyphs
+from mdistiller_ext.data.rendering import CHARACTERS, FACES, Rendering, render
 
 
-def test_glyphs_are_deterministic_balanced_and_new_for_every_seed() -> None:
-    images, labels = draw_glyphs(400, seed=0)
-    again, labels_again = draw_glyphs(400, seed=0)
-    other, _ = draw_glyphs(400, seed=1)
+@pytest.mark.parametrize("kind", [Glyphs, HardGlyphs])
+def test_glyphs_are_deterministic_balanced_and_new_for_every_seed(kind: type[Glyphs]) -> None:
+    images, labels = render(kind.rendering, 400, seed=0)
+    again, labels_again = render(kind.rendering, 400, seed=0)
+    other, _ = render(kind.rendering, 400, seed=1)
     assert (images.dtype, images.shape, labels.dtype) == (torch.uint8, (400, 3, 32, 32), torch.int64)
     assert torch.equal(images, again)
     assert torch.equal(labels, labels_again)
@@ -49,17 +51,25 @@ def test_glyphs_are_cached_and_a_damaged_cache_is_mended(tmp_path: Path, monkeyp
         assert torch.equal(healed[1][0], first[1].images)
         assert files[1].read_bytes() == whole
 
-    def fail(count: int, seed: int) -> None:
+    def fail(rendering: Rendering, count: int, seed: int) -> None:
         raise AssertionError("the cache was not used")
 
-    monkeypatch.setattr("mdistiller_ext.data.glyphs.draw_glyphs", fail)
+    monkeypatch.setattr("mdistiller_ext.data.glyphs.render", fail)
     (images, labels), _ = Glyphs().load(tmp_path)
     assert torch.equal(images, first[0].images)
     assert torch.equal(labels, first[0].labels)
 
 
+def test_hard_glyphs_are_normalized_by_their_own_constants(tmp_path: Path) -> None:
+    train, test = create_loaders("glyphs_hard", root=tmp_path, batch_size=500, test_batch_size=500)
+    assert (train.num_images, test.num_images) == (10_000, 4_000)
+    pixels = train.images.float().div(255).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(pixels.mean(1), torch.tensor(HardGlyphs.mean), atol=1e-3, rtol=0)
+    torch.testing.assert_close(pixels.std(1), torch.tensor(HardGlyphs.std), atol=1e-3, rtol=0)
+
+
 def test_glyphs_need_no_writable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdistiller_ext.data.glyphs.draw_glyphs", lambda count, seed: draw_glyphs(100, seed))
+    monkeypatch.setattr("mdistiller_ext.data.glyphs.render", lambda rendering, count, seed: render(rendering, 100, seed))
     (tmp_path / "file").touch()
     (images, _), _ = Glyphs().load(tmp_path / "file")  # no folder can be made below a file, whoever asks
     assert len(images) == 100

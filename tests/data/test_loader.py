@@ -10,7 +10,7 @@ import torch
 
 from mdistiller_ext.data import InMemoryLoader
 from mdistiller_ext.data.augment import Augment, random_crop_flip
-from mdistiller_ext.data.glyphs import draw_glyphs
+from mdistiller_ext.data.rendering import Rendering, render
 from mdistiller_ext.errors import ConfigError
 from tests.support.images import epoch_of, random_images
 
@@ -52,7 +52,7 @@ def test_other_seeds_and_epochs_differ_in_order_and_in_crops(seed: int, epoch: i
 def test_no_global_generator_is_touched() -> None:
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002 - the legacy state is the point
     epoch_of(make_loader(), 1)
-    draw_glyphs(100, seed=0)
+    render(Rendering(), 100, seed=0)
     assert torch.equal(torch_state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
 
