@@ -154,9 +154,15 @@ def random_split(count: int, classes: int = 100, seed: int = 0) -> tuple[Tensor,
 
 
 def our_loader(
-    split: tuple[Tensor, Tensor], *, training: bool, batch_size: int = 64, classes: int = 100, device: str = "cpu"
+    split: tuple[Tensor, Tensor],
+    *,
+    training: bool,
+    batch_size: int = 64,
+    classes: int = 100,
+    device: str = "cpu",
+    with_view: bool = False,
 ) -> InMemoryLoader:
-    """The loader that ``create_loaders`` would make of a split of CIFAR-100."""
+    """The loader that ``create_loaders`` would make of a split of CIFAR-100; ``with_view`` also has it yield index and view."""
     images, labels = (tensor.to(device) for tensor in split)
     return InMemoryLoader(
         images,
@@ -166,5 +172,7 @@ def our_loader(
         std=CIFAR100.std,
         augment=random_crop_flip if training else None,
         shuffle=training,
+        with_index=with_view,
+        with_view=with_view,
         num_classes=classes,
     )

@@ -5,11 +5,11 @@
 The official way, written out below as a plain reference: probabilities and -1000 masks in the losses, three backward
 passes, gradients set aside between them, an update tensor by tensor. Ours: the recipe of ``configs/``, built as ``train.py``
 builds it, with what makes it fast taken away and put back one by one; each line adds to the line before
-(bf16 to the folded teacher, where compile stands between). The last line is a
-step of KD with the base trainer, built as the line above it: what DeepKD itself costs. All start from the same weights and
-take turns in one process. Before timing, the two ways are checked to compute the same: with the release's rule and no mask,
-weight decay included, the students agree in float64 after
-three steps. Reading images and testing are left out; see benchmarks.epoch.
+(bf16 to the folded teacher, where others stand between). With the teacher's cache, a step looks up the logits of random
+crops in a full table. The last line is a step of KD with the base trainer and without the cache: what DeepKD itself costs.
+All start from the same weights and take turns in one process. Before timing, the two ways are checked to compute the same:
+with the release's rule and no mask, weight decay included, the students agree in float64 after three steps. Reading images
+and testing are left out; see benchmarks.epoch.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from torch.optim.swa_utils import update_bn
 from mdistiller_ext import acceleration
 from mdistiller_ext.acceleration import has_bf16, place
 from mdistiller_ext.config import hyper_parameters, load_config, solver_arguments, stream_options
-from mdistiller_ext.data import InMemoryLoader
+from mdistiller_ext.data import InMemoryLoader, random_crop_flip
 from mdistiller_ext.distillers import create_distiller
 from mdistiller_ext.models import create_model
 from mdistiller_ext.registry import TRAINERS
+from mdistiller_ext.teacher_cache import CachedTeacherLoader, LogitTable
 from mdistiller_ext.trainers.base import BaseTrainer
 
 from .common import compare, hardware, our_loader, print_comparison, print_hardware, random_split, save
@@ -154,8 +155,25 @@ def check_agreement(pair: tuple[nn.Module, nn.Module], loader: InMemoryLoader) -
     return max(((a - b).norm() / a.norm()).item() for a, b in both)
 
 
+def cached_step(
+    pair: tuple[nn.Module, nn.Module], split: tuple[Tensor, Tensor], batch_size: int, settings: Mapping[str, Any]
+) -> Callable[[Tensor, Tensor], object]:
+    """A step with the teacher's logits from a full cache, on a batch of its own."""
+    loader = our_loader(split, training=True, batch_size=batch_size, with_view=True)
+    trainer = our_trainer(pair, loader, loader, settings)
+    rows, device = len(loader.images) * random_crop_flip.views, loader.device
+    table = LogitTable.empty(rows, loader.num_classes, torch.float32, device)
+    cache = CachedTeacherLoader(loader, lambda images: trainer.distiller.teacher_output(images).logits, table)
+    images, labels, index, view = next(iter(loader))
+
+    def step(*_: Tensor) -> object:
+        return trainer.train_step(images, labels, index, cache.look_up(index, view, images))
+
+    return step
+
+
 def variants(
-    pair: tuple[nn.Module, nn.Module], loader: InMemoryLoader, *, compiled: bool
+    pair: tuple[nn.Module, nn.Module], split: tuple[Tensor, Tensor], loader: InMemoryLoader, *, compiled: bool
 ) -> dict[str, Callable[[Tensor, Tensor], object]]:
     """The steps to compare, by what each adds to the one before."""
 
@@ -170,6 +188,7 @@ def variants(
         "+ merged streams": ours(nchw, accelerate=False),
         "+ channels_last": ours(full, accelerate=False),
         FOLDED: ours(full),
+        "+ teacher cache": cached_step(pair, split, loader.batch_size, full),
     }
     if compiled:
         full = COMPILE
@@ -177,9 +196,10 @@ def variants(
     if has_bf16(torch.device("cpu")):
         full = full | BF16
         steps["+ bf16"] = ours(BF16)
+        steps["+ bf16, + teacher cache"] = cached_step(pair, split, loader.batch_size, BF16)
         if compiled:
             steps["+ bf16, + compile"] = ours(full)
-    steps["KD, base trainer, as the line above"] = ours(full, method="kd")
+    steps["KD, base trainer, no cache"] = ours(full, method="kd")
     return steps
 
 
@@ -196,7 +216,8 @@ def main() -> None:
     facts = hardware()
     print_hardware(facts)
     torch.manual_seed(0)
-    loader = our_loader(random_split(3 * arguments.batch), training=False, batch_size=arguments.batch)
+    split = random_split(3 * arguments.batch)
+    loader = our_loader(split, training=False, batch_size=arguments.batch)
     pair = networks(arguments.student, arguments.teacher, loader)
     difference = check_agreement(pair, loader)
     print(f"largest relative difference of a weight tensor after 3 steps in float64: {difference:.1e}\n", flush=True)
@@ -210,8 +231,9 @@ def main() -> None:
 
         return run
 
-    steps = {name: repeated(step) for name, step in variants(pair, loader, compiled=arguments.compile).items()}
-    rows = compare(steps, arguments.rounds, per=arguments.steps, after={"+ bf16": FOLDED})
+    steps = {name: repeated(step) for name, step in variants(pair, split, loader, compiled=arguments.compile).items()}
+    after = {"+ compile": FOLDED, "+ bf16": FOLDED}
+    rows = compare(steps, arguments.rounds, per=arguments.steps, after=after)
     print_comparison(rows, f"a step, {arguments.teacher} to {arguments.student}, batch {arguments.batch}")
     save("deepkd_step", facts, {**vars(arguments), "difference": difference, "rows": rows})
 

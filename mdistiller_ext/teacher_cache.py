@@ -138,7 +138,7 @@ class CachedTeacherLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for images, labels, index, view in self.loader:
-            yield images, labels, index, self._look_up(index * self.views + view, images)
+            yield images, labels, index, self.look_up(index, view, images)
 
     def fill(self) -> None:
         """Run the teacher on all views of all images that are not in the table yet; shows its progress."""
@@ -146,15 +146,15 @@ class CachedTeacherLoader:
         with tqdm(total=count * self.views, desc="teacher's logits", unit="view") as bar:
             for view in range(self.views):
                 for start in range(0, count, _TOGETHER):
-                    images = torch.arange(start, min(start + _TOGETHER, count), device=self.loader.device)
-                    rows = images * self.views + view
-                    if not self._table.known(rows).all():
-                        self._look_up(rows, self.loader.view(slice(start, start + _TOGETHER), view))
-                    bar.update(len(rows))
+                    index = torch.arange(start, min(start + _TOGETHER, count), device=self.loader.device)
+                    if not self._table.known(index * self.views + view).all():
+                        self.look_up(index, view, self.loader.view(slice(start, start + _TOGETHER), view))
+                    bar.update(len(index))
         self._complete = True
 
-    def _look_up(self, rows: Tensor, images: Tensor) -> Tensor:
-        """Logits of ``rows`` (int64 ``[B]``), which are those of ``images`` ``[B, 3, H, W]``."""
+    def look_up(self, index: Tensor, view: Tensor | int, images: Tensor) -> Tensor:
+        """Logits ``[B, C]`` of ``images`` ``[B, 3, H, W]``, given views of the training images ``index`` (int64 ``[B]``)."""
+        rows = index * self.views + view
         if not self._complete:
             missing = (~self._table.known(rows)).nonzero().squeeze(1)
             if len(missing):
