@@ -14,11 +14,13 @@ from torch import Tensor
 from mdistiller_ext.data import (
     InMemoryDataset,
     create_loaders,
+    create_test_loader,
 )
 from mdistiller_ext.data.base import balanced_choice
-from mdistiller_ext.errors import ConfigError, UnknownNameError
+from mdistiller_ext.data.reading import hold_out
+from mdistiller_ext.errors import ConfigError, ConfigWarning, UnknownNameError
 from mdistiller_ext.registry import DATASETS
-from tests.support.images import create, epoch_of, random_images
+from tests.support.images import create, epoch_of, files_of, random_images, write_classes
 
 
 class Squares(InMemoryDataset):
@@ -127,3 +129,51 @@ def test_views_of_an_image_in_memory_are_augmented_independently(glyphs_root: Pa
 def test_an_unknown_view_is_answered_by_the_nearest(glyphs_root: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"^unknown view 'stong'; did you mean 'strong'\? Known: weak, strong$"):
         create_loaders("glyphs", root=glyphs_root, batch_size=32, test_batch_size=32, views=("weak", "stong"))
+
+
+# ---- a held-out part of the training images ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 1 / 3, 0.5])
+def test_held_out_images_are_a_fixed_share_of_each_class_and_not_trained_on(fraction: float) -> None:
+    labels = torch.randint(3, (400,), generator=torch.Generator().manual_seed(0))
+    with pytest.warns(ConfigWarning, match="not on the test images"):
+        kept, held_out = hold_out(labels, fraction)
+    assert torch.equal(torch.cat([kept, held_out]).sort().values, torch.arange(400))
+    for label in range(3):
+        share, count = int((labels[held_out] == label).sum()), int((labels == label).sum())
+        assert share == int(count * fraction)
+        positions = (labels == label).nonzero().squeeze(1)
+        assert held_out[labels[held_out] == label].min() > positions[int(1 / fraction) - 2]  # spaced, not the first ones
+
+
+@pytest.mark.filterwarnings("ignore:DATASET.VALIDATION")
+def test_validation_tests_on_training_images_alone(glyphs_root: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 500, "test_batch_size": 500}
+    whole, _ = create_loaders("glyphs", root=glyphs_root, **options)
+    train, test = create_loaders("glyphs", root=glyphs_root, validation=0.2, **options)
+    assert (train.num_images, test.num_images) == (8_000, 2_000)
+    rows = [set(map(bytes, images.flatten(1).numpy())) for images in (whole.images, train.images, test.images)]  # type: ignore[union-attr]
+    assert rows[1] | rows[2] == rows[0]
+    assert not rows[1] & rows[2]
+    again = create_test_loader("glyphs", root=glyphs_root, validation=0.2, batch_size=500)  # as eval.py makes it
+    assert torch.equal(again.images, test.images)  # type: ignore[union-attr]
+
+    write_classes(tmp_path / "train", {"cat": 8, "dog": 4})
+    write_classes(tmp_path / "val", {"cat": 1, "dog": 1})
+    train, test = create("folder", root=tmp_path, validation=0.25)
+    assert files_of(test) == ["cat/003.jpg", "cat/007.jpg", "dog/003.jpg"]  # type: ignore[arg-type]
+    assert set(files_of(train)) == {
+        str(path.relative_to(tmp_path / "train")) for path in (tmp_path / "train").rglob("*.jpg")
+    } - {  # type: ignore[arg-type]
+        *files_of(test)  # type: ignore[arg-type]
+    }
+
+
+@pytest.mark.parametrize(
+    ("fraction", "message"), [(1.0, "at least 0 and less than 1"), (-0.1, "at least 0"), (1e-9, "leaves none")]
+)
+@pytest.mark.filterwarnings("ignore:DATASET.VALIDATION")
+def test_a_validation_part_that_cannot_be_is_refused(glyphs_root: Path, fraction: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_loaders("glyphs", root=glyphs_root, batch_size=1, test_batch_size=1, validation=fraction)
