@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a program's ``main``; print a UserError or an OSError as one line on stderr and exit with status 2.
+    """Run a program's ``main``; print a UserError or an OSError as one line on stderr and exit with its status, or 2.
 
     A Note is printed as one line, without the source location that Python adds. Training that was stopped and saved exits
     with ``Stopped.status``. If the reader of stdout has closed the pipe (``| head``), exit silently.
@@ -57,7 +57,7 @@ def run_command(main: Callable[[], None]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
             sys.exit(141)  # as a shell reports a program ended by SIGPIPE
         print(f"error{of_process}: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status if isinstance(error, UserError) else 2)
     except Stopped as stop:
         if not of_process:
             print(stop, file=sys.stderr)

@@ -1,6 +1,6 @@
 """Exceptions that a user can act on, and helpers for the text of messages.
 
-``train.py``, ``eval.py`` and the modules with a command line print a :class:`UserError` as one line and exit with status 2
+``train.py``, ``eval.py`` and the modules with a command line print a :class:`UserError` as one line and exit with its status
 (see ``command.py``); any other exception is a bug and keeps its traceback. Each class also derives from a built-in exception,
 so that code in a notebook can catch what it expects.
 """
@@ -32,6 +32,8 @@ class _OneLine(Exception):
 class UserError(_OneLine):
     """Base class of errors whose message says what is wrong and how to fix it."""
 
+    status = 2
+
 
 class ConfigError(UserError, ValueError):
     """A setting, yaml file or combination of settings that cannot be used."""
@@ -50,7 +52,13 @@ class CorruptFileError(UserError):
 
 
 class TrainingError(UserError, RuntimeError):
-    """Training that cannot continue, for example because a loss is not finite."""
+    """Training that cannot continue, for example because a checkpoint cannot be written."""
+
+
+class DivergedError(TrainingError):
+    """Training whose loss is not finite: resumed from its checkpoint, it would meet the same again."""
+
+    status = 3
 
 
 class DataWorkerError(TrainingError):

@@ -34,7 +34,7 @@ LEVELS = {
     4: {"trainers", "acceleration"},
     5: {"config"},
     6: {"bridge", "build", "published", "run", "weight_files"},
-    7: {"download"},
+    7: {"download", "study"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 # Modules that others of the same level may import.
@@ -64,6 +64,7 @@ ONLY = {
     },
     "run": {"errors", "naming", "distributed", "checkpoint", "data", "trainers", "config"},
     "weight_files": {"errors", "registry", "fetch", "models", "config"},
+    "study": {"errors", "command", "plugins", "naming", "checkpoint", "trainers", "config", "run", "bridge"},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 # Modules without a test file of their name, and the test file that covers them instead.
@@ -91,6 +92,10 @@ COVERED_BY = {
     "run/identity.py": "system/test_resume.py",  # what a resumed run must have in common with its checkpoint
     "run/lock.py": "system/faults/test_disk_and_folder.py",  # needs processes that are killed
     "run/resume.py": "system/test_resume.py",
+    "study/__main__.py": "study/test_runner.py",  # the command
+    "study/job.py": "study/test_slurm.py",  # needs a scheduler
+    "study/process.py": "study/test_runner.py",  # states and errors by how a process ended
+    "study/record.py": "study/test_runner.py",
     "trainers/dot.py": "trainers/test_streams.py",  # a table of streams
     "trainers/loaders.py": "trainers/test_base.py",  # protocols without code
     "trainers/recorder.py": "trainers/test_base.py",  # the base class drops what it is given
@@ -169,7 +174,7 @@ def test_no_module_below_config_knows_a_config_node(file: Path) -> None:
     room = room_of(module_name(file))
     outside = {name.split(".")[0] for name in imports(file)}
     assert ("yacs" in outside) <= (LEVEL_OF.get(room, -1) >= LEVEL_OF["config"])
-    above = ("config", "bridge", "build", "published", "run", "weight_files")
+    above = ("config", "bridge", "build", "published", "run", "weight_files", "study")
     assert "config" not in rooms_imported(file) or room in above
 
 

@@ -2,7 +2,7 @@
 
 from .compare import changes_between_ranks, changes_refused_on_resume, differences, recipe_changes
 from .load import Dialect, load_config
-from .reading import written_settings
+from .reading import flatten_strictly, read_settings, written_settings
 from .schema import default_config, hyper_parameters, solver_arguments, stream_options
 
 __all__ = [
@@ -11,8 +11,10 @@ __all__ = [
     "changes_refused_on_resume",
     "default_config",
     "differences",
+    "flatten_strictly",
     "hyper_parameters",
     "load_config",
+    "read_settings",
     "recipe_changes",
     "solver_arguments",
     "stream_options",

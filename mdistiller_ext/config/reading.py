@@ -72,9 +72,14 @@ def read_settings(text: str, name: str) -> dict[str, Any]:
         content = {}
     if not isinstance(content, dict):
         raise ConfigError(f"{name} must hold settings, KEY: value, not a {type(content).__name__}")
+    return flatten_strictly(content, name)
+
+
+def flatten_strictly(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the settings of a tree by dotted names. Raises ConfigError, with ``name``, for one that stands twice in it."""
     settings: dict[str, Any] = {}
     try:
-        for count, (key, value) in enumerate(_nodes(content)):
+        for count, (key, value) in enumerate(_nodes(tree)):
             if count >= _MAX_SETTINGS:
                 raise ConfigError(f"{name} has more than {_MAX_SETTINGS:,} settings")
             if key in settings:  # once as SOLVER.LR, once as LR in SOLVER

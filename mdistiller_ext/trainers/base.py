@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..distillers.base import ROLES, Distiller
 from ..distillers.progress import Progress
 from ..distributed import AsyncAnyReduce, barrier, broadcast_, world_size
-from ..errors import ConfigError, DataWorkerError, Stopped, TrainingError
+from ..errors import ConfigError, DataWorkerError, DivergedError, Stopped
 from ..evaluate import evaluate
 from ..meters import Averages
 from ..registry import register_trainer
@@ -199,8 +199,8 @@ class BaseTrainer:
     def train(self) -> dict[str, Any]:
         """Train from the current state to the last epoch; returns the summary of the run.
 
-        On SIGTERM, SIGINT or SIGHUP the step in progress is ended, all is saved, and Stopped is raised. Raises TrainingError
-        when the loss is not finite, or a checkpoint cannot be written.
+        On SIGTERM, SIGINT or SIGHUP the step in progress is ended, all is saved, and Stopped is raised. Raises DivergedError
+        when the loss is not finite, TrainingError when a checkpoint cannot be written.
         """
         self.state.start_clock(self.state.epoch_seconds)
         with shutdown_request() as self.shutdown:
@@ -254,7 +254,7 @@ class BaseTrainer:
         test = self._evaluate(self.distiller.student)
         row |= {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]}
         if not math.isfinite(test["loss"]):
-            raise TrainingError(f"the loss is not finite in epoch {epoch}: test_loss = {test['loss']}. {advice(state.epoch)}")
+            raise DivergedError(f"the loss is not finite in epoch {epoch}: test_loss = {test['loss']}. {advice(state.epoch)}")
         if not self.scheduler_steps_each_batch:
             with warnings.catch_warnings():  # the steps of a run stopped in its first evaluation were in another process
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)

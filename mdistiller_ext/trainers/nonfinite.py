@@ -11,7 +11,7 @@ from torch import Tensor
 from ..distillers.base import Distiller
 from ..distillers.outputs import Batch
 from ..distributed import all_gather_object, all_gather_rows, any_reduce
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError, DivergedError
 from .recorder import Recorder
 from .state import TrainState
 from .step import PlainStep
@@ -51,7 +51,7 @@ class CheckedStep:
         recorder: keeps the checkpoint and the batch, and shows what happened.
         on_nan: see OnNonFinite.
 
-    Raises ConfigError for another ``on_nan``; when called TrainingError for a batch that is not finite, with ``skip`` only at
+    Raises ConfigError for another ``on_nan``; when called DivergedError for a batch that is not finite, with ``skip`` only at
     the tenth in a row.
     """
 
@@ -78,11 +78,11 @@ class CheckedStep:
         text = self._describe(batch, everywhere)
         if self.on_nan == "stop":
             self.recorder.save_latest(self.state.state_dict())
-            raise TrainingError(f"{text}. {advice(self.state.epoch)}, or go on with SOLVER.ON_NAN skip")
+            raise DivergedError(f"{text}. {advice(self.state.epoch)}, or go on with SOLVER.ON_NAN skip")
         self.state.skipped += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row == _MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(f"{text}, as in {_MAX_SKIPPED_IN_A_ROW} batches in a row. {advice(self.state.epoch)}")
+            raise DivergedError(f"{text}, as in {_MAX_SKIPPED_IN_A_ROW} batches in a row. {advice(self.state.epoch)}")
         self.recorder.note(f"{text}; the batch is left out")
 
     def _describe(self, batch: Batch, components: list[dict[str, float]]) -> str:

@@ -31,11 +31,11 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def assert_one_line_error(finished: Finished, *parts: str) -> None:
-    """A mistake the user can mend: status 2, and one line on stderr that says all of ``parts``."""
+def assert_one_line_error(finished: Finished, *parts: str, status: int = 2) -> None:
+    """A mistake the user can mend: its status, and one line on stderr that says all of ``parts``."""
     assert finished.err.startswith("error: "), finished.err
     assert len(finished.err.splitlines()) == 1, finished.err
-    assert finished.status == 2
+    assert finished.status == status
     for part in parts:
         assert part in finished.err
 

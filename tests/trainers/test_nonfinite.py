@@ -12,7 +12,7 @@ from torch import Tensor
 from mdistiller_ext import checkpoint
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
-from mdistiller_ext.errors import TrainingError
+from mdistiller_ext.errors import DivergedError
 from mdistiller_ext.run import run_folder
 
 
@@ -26,7 +26,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_no_checkpoint_is_of_it(
 ) -> None:
     config = load_config(None, [*tiny, "DATASET.LIMIT", str(limit), "SOLVER.LR", "1e30"])
     folder = run_folder(config)
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(DivergedError) as caught:
         build_trainer(config, folder).train()
     text = str(caught.value)
     assert "not finite" in text
@@ -54,7 +54,7 @@ def test_after_a_loss_that_is_not_finite_checkpoints_hold_the_last_good_epoch(
         return parts
 
     monkeypatch.setattr(run.distiller, "losses", broken)
-    with pytest.raises(TrainingError, match=r"not finite in epoch 3.*target/tckd = nan.*Checkpoints hold epoch 2"):
+    with pytest.raises(DivergedError, match=r"not finite in epoch 3.*target/tckd = nan.*Checkpoints hold epoch 2"):
         run.train()
     state = checkpoint.load(folder / "latest")
     assert state["epoch"] == 2

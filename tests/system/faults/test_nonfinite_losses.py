@@ -91,7 +91,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_batch_is_kept(
     finished = run_program("train.py", *arguments)
     component = "task/ce = nan" if how == "loss" else "its gradient"
     file = folder / "not_finite_2_3"
-    assert_one_line_error(finished, "not finite in epoch 2, step 3", component, str(file), "SOLVER.ON_NAN skip")
+    assert_one_line_error(finished, "not finite in epoch 2, step 3", component, str(file), "SOLVER.ON_NAN skip", status=3)
     kept = checkpoint.load(file)
     assert kept.keys() == {"epoch", "step", "components", "images", "labels", "student"}
     assert (kept["epoch"], kept["step"]) == (2, 3)
@@ -166,7 +166,7 @@ def test_ten_batches_in_a_row_stop_the_run(
 ) -> None:
     spoil(monkeypatch, {(epoch, step) for epoch in (1, 2, 3, 4) for step in (1, 2, 3, 4)} - {(1, 1), (1, 2)})
     finished = run_program("train.py", *longer, *KD_RUN, *SKIP, "SOLVER.CHECKPOINT_STEPS", every)
-    assert_one_line_error(finished, "not finite in epoch 3, step 4: task/ce = nan, as in 10 batches in a row")
+    assert_one_line_error(finished, "not finite in epoch 3, step 4: task/ce = nan, as in 10 batches in a row", status=3)
     folder = tmp_path / "p" / "run"
     assert {path.name for path in folder.glob("not_finite_*")} == {f"not_finite_{where}" for where in ("1_3", "1_4", "2_1")}
 
