@@ -16,7 +16,7 @@ from ..errors import ConfigError, from_here, python_command
 from ..plugins import load_plugins
 from ..run import locked
 from .local import LocalExecutor
-from .plan import plan_study
+from .plan import Study, plan_study
 from .progress import LiveProgress, Progress
 from .record import Record
 from .runner import Executor, run_study
@@ -24,7 +24,7 @@ from .runner import Executor, run_study
 PROGRAM = "mdistiller_ext.study"
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", nargs="?", metavar="STUDY.yaml", help="runs, seeds and settings of the study")
     parser.add_argument("--cfg", nargs="+", metavar="FILE", default=[], help="configurations to compare, without STUDY.yaml")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="a run of each configuration for each seed")
@@ -32,17 +32,21 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", nargs="+", action="extend", default=[], metavar="KEY=V1,V2", help="settings of all runs; values: a product"
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder of the study; default: output/<NAME>")
-    parser.add_argument("--jobs", type=int, help="number of runs at the same time; default: one per GPU, or per core, up to 8")
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="as of train.py")
     parser.add_argument("--upstream", metavar="FOLDER", help="as of train.py")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    add_study_arguments(parser)
+    parser.add_argument("--jobs", type=int, help="number of runs at the same time; default: one per GPU, or per core, up to 8")
     parser.add_argument("--executor", choices=["local", "slurm"], default="local", help="where the runs are executed")
     parser.add_argument(
         "--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="time=MINUTES partition=NAME ..."
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Run a study; exit with status 1 unless all of its runs are finished."""
+def plan(arguments: argparse.Namespace) -> Study:
+    """The study that the arguments describe."""
     load_plugins(arguments.plugin)
     options = [word for plugin in arguments.plugin for word in ("--plugin", plugin)]
     dialect = None
@@ -51,9 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         dialect = Upstream(arguments.upstream).dialect
         options += ["--upstream", arguments.upstream]
-    if arguments.slurm and arguments.executor != "slurm":
-        raise ConfigError("--slurm belongs to --executor slurm")
-    study = plan_study(
+    return plan_study(
         arguments.study,
         arguments.cfg,
         seeds=arguments.seeds,
@@ -62,6 +64,13 @@ def run(arguments: argparse.Namespace) -> None:
         options=options,
         dialect=dialect,
     )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run a study; exit with status 1 unless all of its runs are finished."""
+    if arguments.slurm and arguments.executor != "slurm":
+        raise ConfigError("--slurm belongs to --executor slurm")
+    study = plan(arguments)
     with locked(study.folder, "study", "choose another by --out"):
         record = Record(study, python_command(PROGRAM, *map(shlex.quote, sys.argv[1:])))
         executor: Executor
@@ -99,9 +108,16 @@ def print_result(record: Record) -> None:
 
 def main() -> None:
     parser = Parser(prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run|fill")
     add_run_arguments(commands.add_parser("run", help="run what is not finished"))
-    run(parser.parse_args())
+    add_study_arguments(commands.add_parser("fill", help="fill the teacher's cache ahead (DISTILLER.TEACHER_CACHE disk)"))
+    arguments = parser.parse_args()
+    if arguments.command == "fill":
+        from .fill import fill_caches  # builds networks
+
+        fill_caches(plan(arguments))
+    else:
+        run(arguments)
 
 
 if __name__ == "__main__":
