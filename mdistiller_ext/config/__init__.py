@@ -1,9 +1,9 @@
 """Configuration: the defaults of all settings, yaml files and overrides merged into one tree, checked and frozen."""
 
-from .compare import changes_between_ranks, changes_refused_on_resume, differences, recipe_changes
+from .compare import changes_between_ranks, changes_refused_on_resume, differences, effective_settings, recipe_changes
 from .load import Dialect, load_config
-from .reading import written_settings
-from .schema import default_config, hyper_parameters, solver_arguments, stream_options
+from .reading import read_settings, written_settings
+from .schema import default_config, having, hyper_parameters, solver_arguments, stream_options
 
 __all__ = [
     "Dialect",
@@ -11,8 +11,11 @@ __all__ = [
     "changes_refused_on_resume",
     "default_config",
     "differences",
+    "effective_settings",
+    "having",
     "hyper_parameters",
     "load_config",
+    "read_settings",
     "recipe_changes",
     "solver_arguments",
     "stream_options",
