@@ -41,7 +41,7 @@ from mdistiller_ext.run import RunIdentity
 from mdistiller_ext.trainers import BaseTrainer
 from mdistiller_ext.trainers.recorder import Recorder
 from tests.support.processes import Processes
-from tests.support.runs import assert_identical
+from tests.support.runs import MEASURED, assert_identical
 from tests.support.server import Server
 
 CLASSES = 10
@@ -148,7 +148,7 @@ def assert_close(found: Any, expected: Any, tolerance: float) -> None:
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     elif isinstance(expected, dict):
         assert found.keys() == expected.keys()
-        for key in expected.keys() - {"seconds", "processes"}:
+        for key in expected.keys() - {"processes", *MEASURED}:
             assert_close(found[key], expected[key], tolerance)
     elif isinstance(expected, list):
         for a, b in zip(found, expected, strict=True):
@@ -445,7 +445,7 @@ def stop_and_resume(folder: Path) -> tuple[list[dict[str, Any]], list[Tensor]]:
     resumed.state.load_state_dict(checkpoint.load(folder / "latest"))
     memories = [buffer.clone() for name, buffer in resumed.distiller.named_buffers() if name == "memory"]
     resumed.train()
-    return [made.state.state_dict() | {"seconds": 0} for made in (whole, resumed)], memories
+    return [made.state.state_dict() | {"seconds": 0, "cost": {}} for made in (whole, resumed)], memories
 
 
 def test_every_rank_resumes_with_its_own_buffers_within_an_epoch(processes: Processes, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Configuration: the defaults of all settings, yaml files and overrides merged into one tree, checked and frozen."""
 
-from .compare import changes_between_ranks, changes_refused_on_resume, differences, recipe_changes
+from .compare import changes_between_ranks, changes_refused_on_resume, differences, effective_settings, recipe_changes
 from .load import Dialect, load_config
 from .reading import flatten_strictly, read_settings, written_settings
-from .schema import default_config, hyper_parameters, solver_arguments, stream_options
+from .schema import default_config, having, hyper_parameters, solver_arguments, stream_options
 
 __all__ = [
     "Dialect",
@@ -11,7 +11,9 @@ __all__ = [
     "changes_refused_on_resume",
     "default_config",
     "differences",
+    "effective_settings",
     "flatten_strictly",
+    "having",
     "hyper_parameters",
     "load_config",
     "read_settings",

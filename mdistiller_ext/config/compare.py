@@ -8,7 +8,8 @@ from typing import Any
 from yacs.config import CfgNode
 
 from ..errors import shown
-from .reading import read_settings
+from ..registry import DISTILLERS
+from .reading import flatten, read_settings
 from .schema import GROUPS, having
 
 
@@ -38,11 +39,34 @@ def recipe_changes(recipe: CfgNode, config: CfgNode) -> list[str]:
     return _changes(recipe.dump(), config, except_for=having(recipe=False))
 
 
+def effective_settings(config: CfgNode) -> dict[str, Any]:
+    """Return the settings that a run reads, by dotted names.
+
+    Those of other methods and trainers are left out, and for a method without a teacher those of the teacher. The configuration
+    may be of another version of this project, or of a run with plug-ins.
+    """
+    is_read = _read_by(config)
+    return {name: value for name, value in flatten(config).items() if is_read(name)}
+
+
 def _changes(before: str, config: CfgNode, *, except_for: Callable[[str], bool]) -> list[str]:
-    """Return the differences in settings that the method of ``config`` reads, except for some."""
-    read = {*GROUPS, config.DISTILLER.TYPE}
-    changed = _differences(before, config.dump())
-    return [line for key, line in changed.items() if key.split(".")[0] in read and not except_for(key)]
+    """Return the differences in settings that a run of ``config`` reads, except for some."""
+    changed, is_read = _differences(before, config.dump()), _read_by(config)
+    return [line for key, line in changed.items() if is_read(key) and not except_for(key)]
+
+
+def _read_by(config: CfgNode) -> Callable[[str], bool]:
+    """Return a predicate on names: whether a run reads a setting."""
+    method, trainer = config.DISTILLER.TYPE, config.SOLVER.TRAINER.upper()
+    read = {*GROUPS, method, method.split("/")[0].upper()}  # the last for upstream/CRD, whose settings are UPSTREAM's
+    alone = method in DISTILLERS and not DISTILLERS.get(method).needs_teacher
+
+    def is_read(name: str) -> bool:
+        group, *words = name.split(".")
+        of_other_trainer = group == "SOLVER" and len(words) > 1 and words[0] != trainer
+        return group in read and not of_other_trainer and not (alone and name.startswith("DISTILLER.TEACHER"))
+
+    return is_read
 
 
 def _differences(old: str, new: str) -> dict[str, str]:

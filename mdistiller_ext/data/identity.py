@@ -58,6 +58,10 @@ class DataIdentity:
         """Convert to plain values, for a checkpoint."""
         return dataclasses.asdict(self)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Number of classes, and number of images and hash of each split, as JSON can hold them."""
+        return self.plain() | {"classes": None if self.classes is None else len(self.classes)}
+
     @classmethod
     def from_plain(cls, value: object) -> DataIdentity | None:
         """Inverse of :meth:`plain`; None for any other value, such as an entry of another program."""

@@ -75,7 +75,7 @@ class Run(Recorder):
         """Begin to log, after ``history`` and ``step`` steps of the next epoch."""
         self._history = history
         self._keep_plugins()
-        record_start(self.folder / "provenance.json", device, epoch=len(history), step=step)
+        record_start(self.folder / "provenance.json", self.identity, device, epoch=len(history), step=step)
         config = self.identity.config
         self._logger = RunLogger(
             self.folder,

@@ -1,4 +1,4 @@
-"""Provenance of a run: command, versions, commit, hardware, host and time of each start."""
+"""Provenance of a run: data, teacher, command, versions, commit, hardware, host and time of each start."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ import mdistiller_ext
 
 from ..checkpoint import write_atomically
 from ..distributed import world_size
+from .identity import RunIdentity
 
 _ROOT = Path(__file__).parents[2]
 
 
-def record_start(file: Path, device: torch.device, **progress: int) -> None:
+def record_start(file: Path, identity: RunIdentity, device: torch.device, **progress: int) -> None:
     """Append this start to a JSON list, one entry per start of a run. Raises TrainingError if it cannot be written.
 
     Args:
+        identity: the run, whose data and teacher are recorded.
         device: device of training; GPUs are described where it is one.
         progress: where the run goes on, such as ``epoch=3, step=0``.
     """
@@ -39,6 +41,8 @@ def record_start(file: Path, device: torch.device, **progress: int) -> None:
         "directory": str(Path.cwd()),
         "host": socket.gethostname(),
         "processes": world_size(),
+        "data": identity.data.fingerprint(),
+        "teacher_sha256": identity.teacher_hash,
         "versions": _versions(),
         "git": _git(),
         "hardware": _hardware(device),

@@ -1,0 +1,1 @@
+"""Studies: run and compare methods, settings and seeds."""

@@ -15,6 +15,8 @@ from ..command import Parser, run_command
 from ..errors import ConfigError, from_here, python_command
 from ..plugins import load_plugins
 from ..run import locked
+from . import report
+from .fill import fill_caches
 from .local import LocalExecutor
 from .plan import Study, plan_study
 from .progress import LiveProgress, Progress
@@ -108,14 +110,15 @@ def print_result(record: Record) -> None:
 
 def main() -> None:
     parser = Parser(prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run|fill")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run|fill|report")
     add_run_arguments(commands.add_parser("run", help="run what is not finished"))
     add_study_arguments(commands.add_parser("fill", help="fill the teacher's cache ahead (DISTILLER.TEACHER_CACHE disk)"))
+    report.add_arguments(commands.add_parser("report", help="tables, statistics and pictures of run folders"))
     arguments = parser.parse_args()
     if arguments.command == "fill":
-        from .fill import fill_caches  # builds networks
-
         fill_caches(plan(arguments))
+    elif arguments.command == "report":
+        report.main(arguments)
     else:
         run(arguments)
 

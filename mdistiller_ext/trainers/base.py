@@ -247,11 +247,13 @@ class BaseTrainer:
 
     def run_epoch(self) -> None:
         """Train for one epoch, or the rest of it, then test, record and save. Raises what :meth:`train` does."""
-        state, epoch = self.state, self.state.epoch + 1
-        started, first = time.perf_counter(), state.step
-        row = self.epoch_loop.run(self.fast_step, self.checked_step, self.recorder, self._poll)
+        state, epoch, started = self.state, self.state.epoch + 1, time.perf_counter()
+        images = max(self.train_loader.num_images - state.step * self.train_loader.batch_size, 0)
+        with state.cost.measure("train", images):
+            row = self.epoch_loop.run(self.fast_step, self.checked_step, self.recorder, self._poll)
         broadcast_(state.buffers())  # those of rank 0, as DDP does; nothing reads them in between
-        test = self._evaluate(self.distiller.student)
+        with state.cost.measure("test", self.test_loader.num_images):
+            test = self._evaluate(self.distiller.student)
         row |= {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]}
         if not math.isfinite(test["loss"]):
             raise DivergedError(f"the loss is not finite in epoch {epoch}: test_loss = {test['loss']}. {advice(state.epoch)}")
@@ -266,7 +268,6 @@ class BaseTrainer:
         state.epoch_seconds = state.seconds
         keep = self.save_checkpoint_freq > 0 and epoch % self.save_checkpoint_freq == 0
         self.recorder.save_epoch(state.state_dict(), best=best, keep=keep)
-        images = max(self.train_loader.num_images - first * self.train_loader.batch_size, 0)
         self.recorder.epoch(state.history, self.epochs, images / (time.perf_counter() - started))
 
     def _evaluate(self, model: nn.Module) -> dict[str, float]:

@@ -22,6 +22,7 @@ from ..errors import ConfigError
 from ..meters import Averages
 from ..optim import ComponentSGD
 from ..rng import generator_state, set_generator_state
+from .cost import Cost
 
 Scheduler = schedulers.LambdaLR | schedulers.OneCycleLR
 Row = dict[str, float]
@@ -41,6 +42,7 @@ class TrainState:
         skipped: number of batches left out because their loss was not finite.
         average: average of the last students, once there is one.
         epoch_seconds: seconds of training when the last epoch ended.
+        cost: images per second and peak memory.
         restores: number of restores; CUDA graphs captured before the last one refer to tensors that have been replaced.
     """
 
@@ -58,6 +60,7 @@ class TrainState:
         self.skipped = 0
         self.average: AveragedModel | None = None
         self.epoch_seconds = 0.0
+        self.cost = Cost(averages.sums.device)
         self.restores = 0
         self._started = time.perf_counter()
 
@@ -86,6 +89,7 @@ class TrainState:
         summary = {"best_top1": best["test_top1"], "best_epoch": int(best["epoch"])}
         summary |= {"last_top1": last["test_top1"], "last_top5": last["test_top5"], "epochs": self.epoch}
         summary |= {"seconds": round(self.epoch_seconds, 1), "processes": world_size()}
+        summary |= self.cost.summary()
         return summary | ({"skipped_batches": self.skipped} if self.skipped else {})
 
     def snapshot(self) -> dict[str, Any]:
@@ -205,6 +209,9 @@ _ENTRIES = {
         saved_only=True,
     ),
     "seconds": _Entry(lambda state: state.seconds, lambda state, value: state.start_clock(value), int | float, saved_only=True),
+    "cost": _Entry(
+        lambda state: state.cost.state_dict(), lambda state, value: state.cost.load_state_dict(value), None, saved_only=True
+    ),
     "student": _Entry(lambda state: state.distiller.student.state_dict(), _set_student, dict),
     "distiller": _Entry(
         lambda state: state.distiller.own_state_dict(), lambda state, value: state.distiller.load_own_state_dict(value), dict

@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def assert_same_previous(folder: Path, expected: Path) -> None:
     a, b = (checkpoint.load(where / "previous") for where in (folder, expected))
-    other = {"seconds": 0, "config": "", "plugins": {}}
+    other = {"seconds": 0, "cost": {}, "config": "", "plugins": {}}
     assert_identical({**a, **other}, {**b, **other}, "previous")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -19,6 +20,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from mdistiller_ext import checkpoint
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.models import create_model
@@ -239,13 +241,17 @@ def test_every_start_is_recorded(tiny: list[str], tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "a b"])
     with monkeypatch.context() as patch:
         stop_after(patch, steps=3)
-        run_program("train.py", *tiny)
-    run_program("train.py", "--resume", *tiny)
+        run_program("train.py", *tiny, "DISTILLER.TYPE", "KD")
+    run_program("train.py", "--resume", *tiny, "DISTILLER.TYPE", "KD")
     first, second = json.loads((tmp_path / "p" / "run" / "provenance.json").read_text())
     assert [(start["epoch"], start["step"]) for start in (first, second)] == [(0, 0), (1, 0)]
     assert datetime.datetime.fromisoformat(first["time"]) <= datetime.datetime.fromisoformat(second["time"])
     assert first["command"] == "python train.py 'a b'"
     assert (first["host"], first["directory"], first["processes"]) == (socket.gethostname(), str(ROOT), 1)
+    data = checkpoint.load(tmp_path / "p" / "run" / "latest")["data"]
+    assert first["data"] == data | {"classes": len(data["classes"])}
+    teacher = Path(tiny[tiny.index("DISTILLER.TEACHER_CKPT") + 1])
+    assert first["teacher_sha256"] == hashlib.sha256(teacher.read_bytes()).hexdigest()
     assert first["versions"]["torch"] == importlib.metadata.version("torch")
     assert first["versions"].keys() >= {"mdistiller_ext", "python", "torchvision", "numpy"}
     assert first["hardware"]["cores"] == os.cpu_count()

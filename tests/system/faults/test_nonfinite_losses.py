@@ -139,7 +139,7 @@ def test_a_batch_left_out_changes_nothing(
         assert (folder / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
         skipped, jumped = (checkpoint.load(where / "latest") for where in (folder, expected))
         assert skipped["skipped"] == len(bad)
-        left_out = {"skipped": 0, "seconds": 0, "config": ""}
+        left_out = {"skipped": 0, "seconds": 0, "cost": {}, "config": ""}
         assert_identical(skipped | left_out, jumped | left_out)
         folder.rename(tmp_path / f"{how}_{every}")
 

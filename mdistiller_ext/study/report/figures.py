@@ -1,0 +1,190 @@
+"""Pictures of a report as SVG, legible on light and dark pages: text and axes take the colour of the text around them."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .groups import Group
+from .statistics import Interval, t_interval
+from .tables import Comparison, number, spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart, without yellow and black, which vanish on a light
+# and on a dark page.
+_COLOURS = ("#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#888888")
+_STYLES = ("-", "--", ":", "-.")
+_INK, _GRID = "#010203", "#010204"  # replaced by the page's colours
+_WIDTH = 4.4  # inches: a narrow page shows the picture in its own size
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mdistiller_ext",  # the same bytes for the same picture
+    "font.size": 9,
+    "text.parse_math": False,  # labels come from users
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    "grid.color": _GRID,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture: title, what it shows in words, and SVG."""
+
+    title: str
+    alt: str
+    svg: str
+
+
+def pictures(comparisons: Sequence[Comparison], metric: str) -> list[Picture]:
+    """Accuracies, paired differences and curves, for each student and data set."""
+    import matplotlib as mpl  # imported here: it costs half a second
+
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the browser has other fonts
+        return _pictures(comparisons, metric)
+
+
+def _pictures(comparisons: Sequence[Comparison], metric: str) -> list[Picture]:
+    drawn = []
+    for (dataset, student), family in itertools.groupby(comparisons, key=lambda each: (each.group.dataset, each.group.student)):
+        members = list(family)
+        groups = {place: each.group for place, each in enumerate(members) if each.group.finished}
+        pairs = {place: each for place, each in enumerate(members) if each.paired and each.group is not each.baseline}
+        about = f"{student} on {dataset}"
+        if groups:
+            drawn.append(_dots(groups, metric, about))
+        if pairs:
+            drawn.append(_forest(pairs, metric, about))
+        if any(run.history for group in groups.values() for run in group.finished):
+            drawn.append(_curves(groups, about))
+    return drawn
+
+
+def _dots(groups: Mapping[int, Group], metric: str, about: str) -> Picture:
+    """Every seed as a dot, and mean and t interval of each group. Keys choose colours."""
+    figure, axes = _rows([group.name for group in groups.values()])
+    for row, (place, group) in enumerate(groups.items()):
+        values = list(group.values(metric).values())
+        _points(axes, row, values, place)
+        _line(axes, row, t_interval(values), place, 1.5)
+    axes.set_xlabel(f"{metric} top-1 / %")
+    described = "; ".join(f"{group.name} {spread(group.values(metric).values())}" for group in groups.values())
+    title = f"Accuracy of {about}: every seed, mean (bar) and its 95 % t interval (line)"
+    return Picture(title, f"{metric} top-1 accuracy in percent: {described}", _svg(figure))
+
+
+def _forest(pairs: Mapping[int, Comparison], metric: str, about: str) -> Picture:
+    """Paired differences from the baseline: every seed, mean, bootstrap and t interval."""
+    figure, axes = _rows([each.group.name for each in pairs.values()])
+    axes.axvline(0, color=_INK, linewidth=1)
+    described = []
+    for row, (place, each) in enumerate(pairs.items()):
+        assert each.paired is not None
+        _points(axes, row, list(each.paired.differences.values()), place)
+        _line(axes, row, each.paired.t, place, 1.5)
+        _line(axes, row, each.paired.bootstrap, place, 4)
+        described.append(f"{each.group.name} {number(each.paired.mean, sign='+')}")
+    baselines = ", ".join(dict.fromkeys(each.baseline.name for each in pairs.values()))
+    figure.supxlabel(textwrap.fill(f"{metric} top-1 minus that of {baselines} / points", 56), fontsize="medium")
+    title = f"Paired differences of {about}: every seed, mean (bar), 95 % bootstrap (thick) and t interval (thin)"
+    return Picture(title, f"difference from {baselines} in points: {'; '.join(described)}", _svg(figure))
+
+
+def _curves(groups: Mapping[int, Group], about: str) -> Picture:
+    """Test accuracy against the epoch, of long runs also that of the last third by itself."""
+    epochs = max(len(run.history) for group in groups.values() for run in group.finished)
+    starts = [0, epochs * 2 // 3] if epochs > 8 else [0]
+    figure = _figure(2.2 * len(starts) + 0.16 * len(groups))
+    panels = figure.subplots(len(starts), squeeze=False)[:, 0]
+    for axes, start in zip(panels, starts, strict=True):
+        for place, group in groups.items():
+            _curve(axes, group, start, place)
+        axes.set_ylabel("test top-1 / %")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(linewidth=0.5)
+    panels[-1].set_xlabel("epoch")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    title = f"Test accuracy of {about} by epoch: mean (line) and range (band) over the seeds"
+    title += "; below, the last third" if len(starts) > 1 else ""
+    return Picture(title, f"test top-1 accuracy by epoch of {', '.join(group.name for group in groups.values())}", _svg(figure))
+
+
+def _curve(axes: Axes, group: Group, start: int, place: int) -> None:
+    """Mean and range over the seeds of a group, after ``start`` epochs."""
+    histories = [run.history[start:] for run in group.finished]
+    length = min(map(len, histories))
+    if length == 0:
+        return
+    accuracy = np.array([[row["test_top1"] for row in history[:length]] for history in histories])
+    epochs = [row["epoch"] for row in histories[0][:length]]
+    style: dict[str, Any] = {"color": _colour(place), "linestyle": _STYLES[place // len(_COLOURS) % len(_STYLES)]}
+    marker = "o" if length == 1 else None
+    axes.plot(epochs, accuracy.mean(axis=0), linewidth=1.5, marker=marker, label=_label(group.name, 30), **style)
+    axes.fill_between(epochs, accuracy.min(axis=0), accuracy.max(axis=0), color=_colour(place), alpha=0.15, linewidth=0)
+
+
+# ---- parts --------------------------------------------------------------------------------------------------------
+
+
+def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """Axes with a row for each name, the first at the top."""
+    labels = [_label(name, 24) for name in names]
+    figure = _figure(0.8 + 0.28 * len(labels))
+    axes = figure.subplots()
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", linewidth=0.5)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _points(axes: Axes, row: int, values: Sequence[float], place: int) -> None:
+    """Dots, side by side where they would hide each other, and a bar at their mean."""
+    shift = [0.16 * ((i + 1) // 2) * (-1) ** i / max(len(values) / 3, 1) for i in range(len(values))]
+    axes.scatter(values, row + np.asarray(shift), s=22, color=_colour(place), alpha=0.75, linewidth=0)
+    if values:
+        axes.plot([np.mean(values)] * 2, [row - 0.32, row + 0.32], color=_colour(place), linewidth=2.5)
+
+
+def _line(axes: Axes, row: int, bounds: Interval | None, place: int, width: float) -> None:
+    if bounds is not None:
+        axes.plot(bounds, [row, row], color=_colour(place), linewidth=width, solid_capstyle="butt")
+
+
+def _label(name: str, width: int) -> str:
+    """A name in one line or two."""
+    return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder=" …"))
+
+
+def _colour(place: int) -> str:
+    return _COLOURS[place % len(_COLOURS)]
+
+
+def _figure(height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH, height), layout="constrained")
+
+
+def _svg(figure: Figure) -> str:
+    """A figure as an element of a page."""
+    buffer = io.StringIO()
+    metadata: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    svg = buffer.getvalue()
+    svg = re.sub(r' id="[a-z]+\w*_\d+"', "", svg[svg.index("<svg") :])  # the same in every picture
+    return svg.replace(_INK, "currentColor").replace(_GRID, "var(--line)").strip()
