@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +69,12 @@ class Run:
 
     @property
     def command(self) -> str | None:
-        return self.starts[-1].get("command") if self.starts else None
+        """Command of the last start, as one would type it in the directory where it ran."""
+        if not self.starts or not isinstance(self.starts[-1].get("command"), str):
+            return None
+        python, *words = shlex.split(self.starts[-1]["command"])
+        here = f"{self.starts[-1].get('directory')}/"
+        return shlex.join([Path(python).name, *(word.removeprefix(here) for word in words)])
 
 
 @dataclass
