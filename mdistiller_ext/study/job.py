@@ -34,7 +34,10 @@ class TrainJob:
         number = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
         # The scheduler may send that signal to all processes of a job; train.py would be killed by it.
         ignore = partial(signal.signal, number, signal.SIG_IGN)
-        self._process = start_run(command, Path(log), wait=True, preexec_fn=ignore)
+        # Where the scheduler does not bind a job to its cores, torch would take all of the machine.
+        threads = os.environ.get("SLURM_CPUS_PER_TASK")
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} if threads else {}
+        self._process = start_run(command, Path(log), environment=environment, wait=True, preexec_fn=ignore)
         status = self._process.wait()
         if status == Stopped.status:  # SIGTERM of a preemption reached it directly; submitit's signal comes next
             time.sleep(_GRACE)

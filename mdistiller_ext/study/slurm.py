@@ -129,8 +129,11 @@ def _parameters(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key.isidentifier():
             raise ConfigError(f"--slurm takes KEY=VALUE, such as partition=gpu, not {shown(word)}")
-        parameters[key] = yaml.safe_load(text) if re.fullmatch(r"\d+|true|\[.*\]|\{.*\}", text) else text
-    minutes = parameters.get("time", parameters.get("timeout_min"))
+        try:
+            parameters[key] = yaml.safe_load(text) if re.fullmatch(r"\d+|true|\[.*\]|\{.*\}", text) else text
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--slurm {key} is not readable yaml: {shown(text)}") from error
+    minutes = parameters.get("time")
     if not isinstance(minutes, int):
         raise ConfigError(f"--slurm time=MINUTES, the time limit of a job, must be a whole number, not {shown(minutes)}")
     path = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"  # of a job that starts elsewhere

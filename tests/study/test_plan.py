@@ -84,6 +84,13 @@ def test_a_configuration_is_found_beside_the_study(tmp_path: Path) -> None:
     assert run.name == "mine,seed:0"
 
 
+def test_the_study_in_the_documentation_has_the_runs_that_it_says(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    study = plan_study(write(tmp_path, text.split("```yaml\n")[1].split("```")[0]))
+    assert f"plans {len(study.runs)} runs" in text
+    assert study.folder == Path("output/glyphs")
+
+
 def test_options_of_train_py_are_passed_on() -> None:
     (run,) = plan_study(None, [KD], options=["--plugin", "my method.py"]).runs
     assert "--plugin 'my method.py'" in shlex.join(run.command)

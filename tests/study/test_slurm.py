@@ -32,7 +32,7 @@ def scheduler(tmp_path: Path, quick_train: Path, monkeypatch: pytest.MonkeyPatch
 
 def options(folder: Path, *names: str, epochs: int) -> list[Any]:
     words = ["--cfg", CFG, "--out", folder, "--set", f"EXPERIMENT.NAME={','.join(names)}", f"SOLVER.EPOCHS={epochs}"]
-    return [*words, "--executor", "slurm", "--slurm", "time=60", "partition=gpu"]
+    return [*words, "--executor", "slurm", "--slurm", "time=60", "partition=gpu", "cpus_per_task=3"]
 
 
 def epochs(run: Path) -> list[str]:
@@ -67,7 +67,8 @@ def test_preempted_jobs_save_their_runs_and_go_on_when_they_are_requeued(quick_t
     assert [run["error"] for run in entries(quick_train)] == [None, None, "no such teacher", "the loss is not finite"]
     assert [run["attempts"] for run in entries(quick_train)] == [1, 1, 1, 1]
     for name in "ab":
-        (began, first, *_), (went_on, second, *_) = starts(quick_train / name)
+        (began, first, threads, _), (went_on, second, *_) = starts(quick_train / name)
+        assert threads == "3"
         assert began == "0"
         assert int(went_on) > 2
         assert epochs(quick_train / name) == [first] * int(went_on) + [second] * (20 - int(went_on))
@@ -133,6 +134,7 @@ def test_a_job_waits_for_a_process_of_the_same_run(tmp_path: Path) -> None:
         (["time=60", "partion=x"], "unknown parameter --slurm partion; did you mean 'partition'? Known: "),
         (["partition=x"], "--slurm time=MINUTES, the time limit of a job, must be a whole number, not None"),
         (["time=1:00:00"], "must be a whole number, not '1:00:00'"),
+        (["time=60", "setup=[a: b: c]"], "--slurm setup is not readable yaml: '[a: b: c]'"),
         (["time"], "--slurm takes KEY=VALUE, such as partition=gpu, not 'time'"),
     ],
 )

@@ -36,9 +36,11 @@ def _sbatch(script: str) -> None:
     number = 100 + len(list(_HERE.glob("*.sh")))
     (_HERE / f"{number}.sh").write_text(text)
     array = re.search(r"^#SBATCH --array=0-(\d+)", text, re.MULTILINE)
+    cores = re.search(r"^#SBATCH --cpus-per-task=(\d+)", text, re.MULTILINE)
     for index in range(int(array[1]) + 1) if array else [None]:
         job = str(number) if index is None else f"{number}_{index}"
         place = {"SLURM_JOB_ID": job, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+        place |= {"SLURM_CPUS_PER_TASK": cores[1]} if cores else {}
         if index is not None:
             place |= {"SLURM_ARRAY_JOB_ID": str(number), "SLURM_ARRAY_TASK_ID": str(index)}
         _state(job, "PENDING")
