@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,20 +94,28 @@ def recipe_differences(config: CfgNode) -> list[str] | None:
 
     Returns None if there is no such file.
     """
-    # Reading a file is faster than loading its configuration, and most files are for other students.
-    default = default_config().DISTILLER.STUDENT
-    for file in sorted((CONFIGS / config.DATASET.TYPE).glob("*/*.yaml")):
-        try:
-            if written_settings(file).get("DISTILLER.STUDENT", default) != config.DISTILLER.STUDENT:
-                continue
-            with warnings.catch_warnings():  # of the recipe, which is not the file of the run
-                warnings.simplefilter("ignore", ConfigWarning)
-                recipe = load_config(file)
-        except UserError:  # a user's file, such as one that needs a plug-in
-            continue
+    for recipe in _recipes(CONFIGS / config.DATASET.TYPE, config.DISTILLER.STUDENT):
         if _pair(recipe) == _pair(config):
             return recipe_changes(recipe, config)
     return None
+
+
+@functools.cache  # a report asks for many runs
+def _recipes(folder: Path, student: str) -> list[CfgNode]:
+    """Configurations of all files of a data set's folder for a student."""
+    recipes = []
+    # Reading a file is faster than loading its configuration, and most files are for other students.
+    default = default_config().DISTILLER.STUDENT
+    for file in sorted(folder.glob("*/*.yaml")):
+        try:
+            if written_settings(file).get("DISTILLER.STUDENT", default) != student:
+                continue
+            with warnings.catch_warnings():  # of the recipe, which is not the file of the run
+                warnings.simplefilter("ignore", ConfigWarning)
+                recipes.append(load_config(file))
+        except UserError:  # a user's file, such as one that needs a plug-in
+            continue
+    return recipes
 
 
 def _pair(config: CfgNode) -> tuple[str, str, str]:

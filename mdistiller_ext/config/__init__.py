@@ -3,10 +3,11 @@
 from .compare import changes_between_ranks, changes_refused_on_resume, differences, effective_settings, recipe_changes
 from .load import Dialect, load_config
 from .reading import flatten_strictly, read_settings, written_settings
-from .schema import default_config, having, hyper_parameters, solver_arguments, stream_options
+from .schema import all_settings, default_config, having, hyper_parameters, solver_arguments, stream_options
 
 __all__ = [
     "Dialect",
+    "all_settings",
     "changes_between_ranks",
     "changes_refused_on_resume",
     "default_config",

@@ -16,7 +16,7 @@ from mdistiller_ext.errors import ConfigWarning
 from mdistiller_ext.run import run_folder
 
 DATA = {
-    "classes": 200,
+    "classes": 100,
     "test": {"images": 4000, "sha256": "b" * 64},
     "train": {"images": 10000, "sha256": "a" * 64},
 }

@@ -107,7 +107,7 @@ def _curves(groups: Mapping[int, Group], about: str) -> Picture:
     """Test accuracy against the epoch, of long runs also that of the last third by itself."""
     epochs = max(len(run.history) for group in groups.values() for run in group.finished)
     starts = [0, epochs * 2 // 3] if epochs > 8 else [0]
-    figure = _figure(2.2 * len(starts) + 0.16 * len(groups))
+    figure = _figure(2.2 * len(starts) + 0.2 * len(groups))
     panels = figure.subplots(len(starts), squeeze=False)[:, 0]
     for axes, start in zip(panels, starts, strict=True):
         for place, group in groups.items():
@@ -116,7 +116,7 @@ def _curves(groups: Mapping[int, Group], about: str) -> Picture:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(linewidth=0.5)
     panels[-1].set_xlabel("epoch")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, columnspacing=1, frameon=False)
     title = f"Test accuracy of {about} by epoch: mean (line) and range (band) over the seeds"
     title += "; below, the last third" if len(starts) > 1 else ""
     return Picture(title, f"test top-1 accuracy by epoch of {', '.join(group.name for group in groups.values())}", _svg(figure))
@@ -124,15 +124,15 @@ def _curves(groups: Mapping[int, Group], about: str) -> Picture:
 
 def _curve(axes: Axes, group: Group, start: int, place: int) -> None:
     """Mean and range over the seeds of a group, after ``start`` epochs."""
-    histories = [run.history[start:] for run in group.finished]
-    length = min(map(len, histories))
-    if length == 0:
+    histories = [run.history[start:] for run in group.finished if len(run.history) > start]
+    if not histories:
         return
+    length = min(map(len, histories))
     accuracy = np.array([[row["test_top1"] for row in history[:length]] for history in histories])
     epochs = [row["epoch"] for row in histories[0][:length]]
     style: dict[str, Any] = {"color": _colour(place), "linestyle": _STYLES[place // len(_COLOURS) % len(_STYLES)]}
     marker = "o" if length == 1 else None
-    axes.plot(epochs, accuracy.mean(axis=0), linewidth=1.5, marker=marker, label=_label(group.name, 30), **style)
+    axes.plot(epochs, accuracy.mean(axis=0), linewidth=1.5, marker=marker, label=_label(group.name, 20), **style)
     axes.fill_between(epochs, accuracy.min(axis=0), accuracy.max(axis=0), color=_colour(place), alpha=0.15, linewidth=0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from ...config import effective_settings, having
+from ...config import all_settings, effective_settings, having
 from ...errors import UnknownNameError, did_you_mean, listing
 from ...published import method_name
 from .records import Run
@@ -90,13 +90,16 @@ def make_groups(runs: Iterable[Run], notes: list[str]) -> list[Group]:
 def setting_differences(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Settings that differ between groups, each with its value in every group as text; – where a group does not read it.
 
-    Of the settings of one method or trainer, those that differ between the groups that read them.
+    Of the settings of one method or trainer, those that differ between the groups that read them. That a group lacks a setting
+    which this version does not know is a difference.
     """
-    left_out = having(in_name=False)
+    left_out, known = having(in_name=False), all_settings()
+    groups_here = {name.split(".")[0] for name in known}
     found = {}
     for name in sorted({name for own in settings for name in own if not left_out(name)}):
         values = [str(own.get(name, "–")) for own in settings]
-        if len({value for own, value in zip(settings, values, strict=True) if name in own}) > 1:
+        of_other_version = name not in known and name.split(".")[0] in groups_here
+        if len({value for own, value in zip(settings, values, strict=True) if name in own or of_other_version}) > 1:
             found[name] = values
     return found
 

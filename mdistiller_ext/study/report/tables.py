@@ -107,20 +107,16 @@ def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
     for each in comparisons:
         if each.group is each.baseline:
             continue
-        paired = each.paired
-        cells = [each.group.name, each.baseline.name]
+        name, paired = f"{each.group.name} - {each.baseline.name}", each.paired
         if paired is None:
-            rows.append([*cells, "0", *[NONE] * 6, "no seed in common"])
+            rows.append([name, "no seed in common", "0", *[NONE] * 6])
             continue
         n = len(paired.differences)
+        numbers = [number(paired.mean, sign="+"), interval(paired.bootstrap), interval(paired.t)]
         rows.append(
-            [
-                *(*cells, str(n), number(paired.mean, sign="+"), interval(paired.bootstrap), interval(paired.t)),
-                *(f"{paired.better} of {n}", f"{paired.p:.2g}", f"{paired.adjusted_p:.2g}", paired.verdict),
-            ]
+            [name, paired.verdict, str(n), f"{paired.better} of {n}", *numbers, f"{paired.p:.2g}", f"{paired.adjusted_p:.2g}"]
         )
-    header = ["method", "baseline", "paired seeds", "mean difference", "95 % interval (bootstrap)", "95 % interval (t)"]
-    header += ["better in", "p", "p (Holm)", "verdict"]
+    header = ["methods", "verdict", "seeds", "better in", "difference", "95 % bootstrap", "95 % t", "p", "p (Holm)"]
     text = (
         f"Differences of {metric} top-1, in points, between runs with the same seed. p: exact two-sided sign-flip test, which "
         f"with n seeds cannot be smaller than 2^(1-n) ({smallest_p(3):g} for 3, {smallest_p(6):.2g} for 6). Holm: adjusted for "
