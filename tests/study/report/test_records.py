@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -147,3 +148,18 @@ def test_a_damaged_study_leaves_the_runs(tmp_path: Path) -> None:
         run, notes = only(tmp_path)
         assert run.finished
         assert "study.json" in notes[0]
+
+
+def test_a_command_is_shown_as_it_would_be_typed_in_its_directory(tmp_path: Path) -> None:
+    words = [
+        "/opt/python 3/bin/python3",
+        "/home/me/kd/train.py",
+        "--cfg",
+        "/home/me/kd/a b.yaml",
+        "DATASET.ROOT",
+        "/home/me/data",
+    ]
+    start = {"command": shlex.join(words), "directory": "/home/me/kd"}
+    run = Run("r", tmp_path, None, "finished", starts=[start])
+    assert run.command == "python3 train.py --cfg 'a b.yaml' DATASET.ROOT /home/me/data"
+    assert Run("r", tmp_path, None, "finished", starts=[{"time": "now"}]).command is None

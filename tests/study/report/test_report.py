@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mdistiller_ext.command import run_command
-from mdistiller_ext.study.report import __main__ as program
+from mdistiller_ext.study import __main__ as program
 from mdistiller_ext.study.report import make_report, write_report
 from mdistiller_ext.study.report.content import Report
 from tests.support.studies import COMMON, entry, write_run, write_study
@@ -183,9 +183,9 @@ def test_a_report_of_no_finished_run(tmp_path: Path) -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["study", "report", *map(str, arguments)])
     try:
-        run_command(program.run)
+        run_command(program.main)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
