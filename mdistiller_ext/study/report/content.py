@@ -115,7 +115,7 @@ def _lead(groups: Sequence[Group], baselines: dict[str, Group], metric: str) -> 
     runs = sum(len(group.finished) for group in groups)
     lead = f"{runs} finished runs, {same or 'several data sets or networks'}. Baseline: {names}, by {metric} top-1 accuracy."
     if smallest_p(most) > SIGNIFICANCE:
-        lead += f" With {most} seeds, the sign-flip test cannot show a difference at the 5 % level."
+        lead += f" With {most} seed{'s' * (most > 1)}, the sign-flip test cannot show a difference at the 5 % level."
     return lead
 
 
