@@ -9,11 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .content import Report, make_report
-from .files import markdown, write_report
-
-__all__ = ["Report", "add_arguments", "main", "make_report", "write_report"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
@@ -25,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Write the report, and print accuracies, differences and the paths."""
+    from .content import make_report  # imported here: scipy costs a second, also where the arguments are only parsed
+    from .files import markdown, write_report
+
     report = make_report(arguments.folders, arguments.baseline, arguments.metric)
     paths = write_report(report, arguments.out or arguments.folders[0] / "report")
     print(markdown(report, tables=2))

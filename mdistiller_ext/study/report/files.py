@@ -52,7 +52,7 @@ def markdown(report: Report, tables: int | None = None) -> str:
     for table in report.tables[:tables]:
         rows = [[_plain(cell) for cell in row] for row in table.rows]
         text = _tabulate(table, rows, [_plain(cell) for cell in table.header], "github")
-        parts += [f"## {table.title}", text, _plain(table.text)]
+        parts += [f"## {_plain(table.title)}", text, _plain(table.text)]
     parts += ["## Notes", "\n".join(f"- {_plain(line)}" for line in report.notes)] if report.notes else []
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -60,7 +60,7 @@ def markdown(report: Report, tables: int | None = None) -> str:
 def latex(tables: Sequence[Table]) -> str:
     """Tabulars of the package booktabs."""
     return "".join(
-        f"% {table.title}: \\usepackage{{booktabs}}\n{_tabulate(table, table.rows, table.header, 'latex_booktabs')}\n"
+        f"% \\usepackage{{booktabs}} {_plain(table.title)}\n{_tabulate(table, table.rows, table.header, 'latex_booktabs')}\n"
         for table in tables
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...errors import listing
 from ...published import published_for, recipe_differences
 from .cost import student_cost
 from .groups import METRICS, Group, setting_differences
@@ -103,11 +104,13 @@ def summary_table(comparisons: Sequence[Comparison], metric: str) -> Table:
 
 def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
     """Paired differences from the baseline, with intervals and a verdict."""
+    baselines = list(dict.fromkeys(each.baseline.name for each in comparisons))
     rows = []
     for each in comparisons:
         if each.group is each.baseline:
             continue
-        name, paired = f"{each.group.name} - {each.baseline.name}", each.paired
+        paired = each.paired
+        name = each.group.name if len(baselines) == 1 else f"{each.group.name} - {each.baseline.name}"
         if paired is None:
             rows.append([name, "no seed in common", "0", *[NONE] * 6])
             continue
@@ -116,14 +119,14 @@ def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
         rows.append(
             [name, paired.verdict, str(n), f"{paired.better} of {n}", *numbers, f"{paired.p:.2g}", f"{paired.adjusted_p:.2g}"]
         )
-    header = ["methods", "verdict", "seeds", "better in", "difference", "95 % bootstrap", "95 % t", "p", "p (Holm)"]
+    header = ["method", "verdict", "seeds", "better in", "difference", "95 % bootstrap", "95 % t", "p", "p (Holm)"]
     text = (
         f"Differences of {metric} top-1, in points, between runs with the same seed. p: exact two-sided sign-flip test, which "
         f"with n seeds cannot be smaller than 2^(1-n) ({smallest_p(3):g} for 3, {smallest_p(6):.2g} for 6). Holm: adjusted for "
         "the number of comparisons in this report. The bootstrap interval (BCa) of few seeds is too narrow; the t interval "
         "assumes normally distributed differences."
     )
-    return Table("Paired differences", header, rows, text)
+    return Table(f"Paired differences from {listing(baselines)}", header, rows, text)
 
 
 def published_table(groups: Sequence[Group]) -> Table:

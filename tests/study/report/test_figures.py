@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from mdistiller_ext.study.report import make_report
+from mdistiller_ext.study.report.content import make_report
 from mdistiller_ext.study.report.figures import Picture, pictures
 from tests.support.studies import write_run
 

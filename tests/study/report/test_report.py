@@ -13,8 +13,8 @@ import pytest
 
 from mdistiller_ext.command import run_command
 from mdistiller_ext.study import __main__ as program
-from mdistiller_ext.study.report import make_report, write_report
-from mdistiller_ext.study.report.content import Report
+from mdistiller_ext.study.report.content import Report, make_report
+from mdistiller_ext.study.report.files import write_report
 from tests.support.studies import COMMON, entry, write_run, write_study
 
 HOSTILE = "<script>alert(1)</script> & 50 % a_b #1 | [x](http://x) {y}"
@@ -199,7 +199,7 @@ def test_the_command_prints_the_summary_and_the_paths(
     assert run(monkeypatch, copy, "--metric", "best", "--baseline", "AT") == 0
     out = capsys.readouterr().out
     assert "| PRKD " in out
-    assert "PRKD - AT" in out
+    assert "Paired differences from AT" in out
     assert "best top-1, in points" in out
     for name in ("report.md", "report.html", "table.tex", "runs.csv", "summary.csv", "comparison.csv"):
         assert str(copy / "report" / name) in out.splitlines()
