@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import common, deepkd_step, growth
+from benchmarks import common, deepkd_step, growth, teacher_cache
 
 SMALL = ("--student", "resnet8", "--teacher", "resnet14")
 
@@ -81,6 +81,12 @@ def test_deepkd_step(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert rows[-1]["variant"].startswith("KD")
     assert all(row["seconds"]["n"] == 2 for row in rows)
     assert "+ merged streams" in capsys.readouterr().out
+
+
+def test_teacher_cache(results: Path, glyphs_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher_cache, "RECIPES", ("none/resnet8", "kd/res20_res8"))
+    run("teacher_cache", "--images", 100, "--rounds", 1, "--root", glyphs_root, monkeypatch=monkeypatch)
+    assert [row["method"] for row in kept(results, "teacher_cache_none")["rows"]] == ["NONE", "KD"]
 
 
 def test_the_ablation_takes_away_what_it_says() -> None:
