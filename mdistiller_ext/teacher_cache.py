@@ -6,7 +6,6 @@ A crop of 32 of 40 pixels has 81 views, 162 with flips. Their logits are filled 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -229,7 +228,10 @@ def _create(folder: Path, about: Mapping[str, Any], rows: int, classes: int, dty
                 with open(temporary / name, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         temporary.chmod(0o755)
-        with contextlib.suppress(FileExistsError):  # another process has made it in the meantime
+        try:
             temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process has made it in the meantime
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -168,6 +168,18 @@ def test_a_full_disk_is_an_error_before_training_and_leaves_nothing(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+def test_of_two_processes_that_make_the_files_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached, _ = make_cached(tmp_path)
+    list(cached)
+    before = {file.name: file.read_bytes() for file in next(tmp_path.iterdir()).iterdir()}
+    answers = iter([False])  # what the second process saw before the first one had made them
+    is_dir = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: next(answers, None) is None and is_dir(path))
+    make_cached(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     make_cached(tmp_path)
     folder = next(tmp_path.iterdir())
