@@ -11,7 +11,7 @@ quickstart: $(VENV)/installed  ## distil a resnet20 into a resnet8 on the embedd
 	@echo "  compare it with KD, DKD and a plain student (under 10 minutes on 2 cores): make compare"
 
 compare: $(VENV)/installed  ## a plain student, KD, DKD and DeepKD on glyphs, and a report of them (under 10 minutes)
-	$(PY) -m mdistiller_ext.study run configs/studies/compare.yaml
+	$(PY) -m mdistiller_ext.study run studies/compare.yaml
 	$(PY) -m mdistiller_ext.study report output/compare
 	@echo "open output/compare/report/report.html in a browser"
 

@@ -151,7 +151,7 @@ class Distiller(nn.Module):
 
     def teacher_output(self, images: Tensor) -> Output:
         """The teacher's output for images ``[N, 3, H, W]``, as in training."""
-        with torch.no_grad(), torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+        with torch.no_grad():
             return run_network(self.inference_network(), images, "teacher")
 
     def inference_network(self) -> nn.Module:
