@@ -89,6 +89,8 @@ def accelerate(
 
     Returns:
         Notes on what is not done, and why. Without bfloat16 instructions, autocast is disabled.
+
+    Raises ConfigError for a method with such hooks whose teacher is cached.
     """
     notes = []
     device = next(distiller.parameters()).device
@@ -96,14 +98,20 @@ def accelerate(
         distiller.autocast = None
         notes.append(f"SOLVER.AMP bf16: this {device.type} computes no bfloat16; off")
     teacher, accelerated = distiller.teacher, None
-    if teacher is not None and (fold_teacher or compile_networks or distiller.autocast is not None):
+    changed = fold_teacher or compile_networks or distiller.autocast is not None
+    if teacher is not None and (changed or distiller.teacher_is_cached):
         hooked = [name or "root module" for hook, name in forward_hooks(teacher.named_modules()).items() if hook not in hooks]
+        if hooked and distiller.teacher_is_cached:
+            raise ConfigError(
+                f"the method has forward hooks on the teacher's {listing(dict.fromkeys(hooked))}, which are not called where "
+                "DISTILLER.TEACHER_CACHE has its logits: set it to off"
+            )
         if hooked:
             notes.append(
                 "the teacher runs unfolded, in float32 and not compiled: the method has forward hooks on its "
                 f"{listing(dict.fromkeys(hooked))}"
             )
-        else:
+        elif changed:
             images = torch.zeros(2, *image_shape, device=device)
             accelerated = InferenceNetwork(teacher, images, distiller.autocast, fold=fold_teacher)
             distiller.inference_path = InferencePath(teacher, accelerated)

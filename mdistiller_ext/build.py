@@ -186,6 +186,9 @@ def _with_teacher_logits(
     assert loader.identity.train is not None
     settings, computes_bf16 = config.DISTILLER, config.SOLVER.AMP == "bf16" and has_bf16(loader.device)
     distiller.teacher_is_cached = True
+    if distiller.needs_index:
+        distiller.train_labels = loader.labels
+    distiller.component_names(loader.image_shape)  # a method that reads features is refused before files are made
     return cached_teacher_loader(
         loader,
         lambda images: distiller.teacher_output(images).logits,

@@ -6,6 +6,8 @@ A crop of 32 of 40 pixels has 81 views, 162 with flips. Their logits are filled 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -28,7 +30,7 @@ MODES = ("off", "memory", "disk")
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 _VERSION = 1  # of the files, part of the key
-_TOGETHER = 1024  # rows that `fill` looks up at a time
+_LOOKUP_CHUNK = 1024  # rows that `fill` looks up at a time
 # Images that the teacher runs on at a time on a CPU, where the result then depends on the image alone, not on what else is
 # missing in a batch: runs that share a cache are reproducible, whichever of them comes first.
 _CPU_BATCH = 16
@@ -45,21 +47,14 @@ class LogitTable:
     def __init__(self, logits: Tensor, sums: Tensor) -> None:
         self.logits = logits
         self.sums = sums
-        self._weights = torch.arange(1, 2 * logits.shape[1], 2, device=logits.device)  # odd: each changed bit changes the sum
+        self._weights = torch.arange(1, 2 * logits.shape[1], 2, device=logits.device)  # odd
 
     @classmethod
     def empty(cls, rows: int, classes: int, dtype: torch.dtype, device: torch.device) -> LogitTable:
         """A table in memory. Raises ConfigError if there is not enough."""
-        try:
-            return cls(
-                torch.zeros(rows, classes, dtype=dtype, device=device), torch.zeros(rows, dtype=torch.long, device=device)
-            )
-        except RuntimeError as error:
-            size = rows * classes * dtype.itemsize
-            raise ConfigError(
-                f"DISTILLER.TEACHER_CACHE needs {size / 1e9:.1f} GB on {device}, which has less: "
-                "set DISTILLER.TEACHER_CACHE_DTYPE to float16, or DISTILLER.TEACHER_CACHE to off"
-            ) from error
+        with _enough_memory(rows * classes * dtype.itemsize, device):
+            logits = torch.zeros(rows, classes, dtype=dtype, device=device)
+            return cls(logits, torch.zeros(rows, dtype=torch.long, device=device))
 
     @classmethod
     def on_disk(cls, folder: Path, about: Mapping[str, Any], rows: int, classes: int, dtype: torch.dtype) -> LogitTable:
@@ -70,8 +65,8 @@ class LogitTable:
         try:
             if not folder.is_dir():
                 _create(folder, about, rows, classes, dtype)
-            logits, sums = (np.load(folder / name, mmap_mode="r+") for name in ("logits.npy", "sums.npy"))
-        except (ValueError, EOFError) as error:
+            logits, sums = (_mapped(folder / name) for name in ("logits.npy", "sums.npy"))
+        except (ValueError, EOFError, FileNotFoundError) as error:
             raise CorruptFileError(f"the teacher's cache {folder} is damaged ({error}): delete it") from error
         except OSError as error:
             size = rows * (classes * dtype.itemsize + 8)
@@ -84,8 +79,10 @@ class LogitTable:
         return cls(torch.from_numpy(logits), torch.from_numpy(sums))
 
     def to(self, device: torch.device) -> LogitTable:
-        """The table on another device; itself if it is there."""
-        return self if self.logits.device == device else LogitTable(self.logits.to(device), self.sums.to(device))
+        """The table on another device; itself if it is there. Raises ConfigError if there is not enough memory."""
+        with _enough_memory(self.logits.nbytes, device):
+            logits = self.logits.to(device)
+            return self if logits is self.logits else LogitTable(logits, self.sums.to(device))
 
     def known(self, rows: Tensor) -> Tensor:
         """Whether each of ``rows`` (int64 ``[B]``) has been written, bool ``[B]``."""
@@ -117,12 +114,12 @@ class CachedTeacherLoader:
         self.teacher = teacher
         self.views = loader.augment.views
         self.batch_size, self.num_images, self.labels = loader.batch_size, loader.num_images, loader.labels
-        self._kept = table
+        self._backing = table
         self._table = table.to(loader.device)
         # On a GPU, looking for missing rows in each batch would synchronise with it.
         self._complete = loader.device.type != "cpu" and all(
             bool(self._table.known(rows).all())
-            for rows in torch.arange(len(table.sums), device=loader.device).split(_TOGETHER * self.views)
+            for rows in torch.arange(len(table.sums), device=loader.device).split(_LOOKUP_CHUNK * self.views)
         )
 
     @property
@@ -144,10 +141,10 @@ class CachedTeacherLoader:
         count = len(self.loader.images)
         with tqdm(total=count * self.views, desc="teacher's logits", unit="view") as bar:
             for view in range(self.views):
-                for start in range(0, count, _TOGETHER):
-                    index = torch.arange(start, min(start + _TOGETHER, count), device=self.loader.device)
+                for start in range(0, count, _LOOKUP_CHUNK):
+                    index = torch.arange(start, min(start + _LOOKUP_CHUNK, count), device=self.loader.device)
                     if not self._table.known(index * self.views + view).all():
-                        self.look_up(index, view, self.loader.view(slice(start, start + _TOGETHER), view))
+                        self.look_up(index, view, self.loader.view(slice(start, start + _LOOKUP_CHUNK), view))
                     bar.update(len(index))
         self._complete = True
 
@@ -159,8 +156,8 @@ class CachedTeacherLoader:
             if len(missing):
                 logits = self._run_teacher(images[missing])
                 self._table.write(rows[missing], logits)
-                if self._kept is not self._table:
-                    self._kept.write(rows[missing].cpu(), logits.cpu())
+                if self._backing is not self._table:
+                    self._backing.write(rows[missing].cpu(), logits.cpu())
         return self._table.logits[rows].to(images.dtype)
 
     def _run_teacher(self, images: Tensor) -> Tensor:
@@ -201,6 +198,7 @@ def cached_teacher_loader(
     key = {
         **about,
         "version": _VERSION,
+        "device": loader.device.type,
         "augmentation": repr(loader.augment),
         "mean": list(loader.mean),
         "std": list(loader.std),
@@ -212,6 +210,29 @@ def cached_teacher_loader(
     return CachedTeacherLoader(
         loader, teacher, LogitTable.on_disk(folder / f"{about['name']}-{digits}", key, rows, classes, DTYPES[dtype])
     )
+
+
+def _mapped(path: Path) -> np.ndarray[Any, Any]:
+    """A file mapped into memory; what is written to one that this process may only read stays in memory."""
+    try:
+        array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r+")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        array = np.load(path, mmap_mode="c")
+    return array
+
+
+@contextlib.contextmanager
+def _enough_memory(size: int, device: torch.device) -> Iterator[None]:
+    """Raise ConfigError where the block cannot allocate ``size`` bytes."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConfigError(
+            f"DISTILLER.TEACHER_CACHE needs {size / 1e9:.1f} GB on {device}, which has less: "
+            "set DISTILLER.TEACHER_CACHE_DTYPE to float16, or DISTILLER.TEACHER_CACHE to off"
+        ) from error
 
 
 def _create(folder: Path, about: Mapping[str, Any], rows: int, classes: int, dtype: torch.dtype) -> None:

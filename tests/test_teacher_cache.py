@@ -6,15 +6,20 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mdistiller_ext.acceleration import accelerate
 from mdistiller_ext.build import build_trainer, caches_teacher
 from mdistiller_ext.config import load_config
 from mdistiller_ext.data import InMemoryLoader, random_crop, random_crop_flip
 from mdistiller_ext.errors import ConfigError, CorruptFileError
+from mdistiller_ext.models import create_model
+from mdistiller_ext.registry import DISTILLERS
 from mdistiller_ext.teacher_cache import CachedTeacherLoader, LogitTable, cached_teacher_loader
 from tests.support.images import random_images
 
@@ -226,7 +231,7 @@ def test_a_run_has_the_losses_of_one_without_the_cache(glyphs_root: Path, tmp_pa
             "reads the features 'feats' of the teacher, and DISTILLER.TEACHER_CACHE keeps its logits alone",
         ),
         (("DISTILLER.TYPE", "CATKD"), "keeps its logits alone"),
-        (("DISTILLER.TYPE", "MLKD"), "the method wants the views weak, strong"),
+        (("DISTILLER.TYPE", "MLKD"), "the method uses the views weak, strong"),
         (("DATASET.STRONG", "[cutout]"), r"DATASET.STRONG cutout has no finite number of views of an image. Set it to off"),
         (("DISTILLER.TEACHER_CACHE", "ram"), "must be one of off, memory, disk, not 'ram'"),
         (("DISTILLER.TEACHER_CACHE_DTYPE", "bf16"), "must be float32 or float16, not 'bf16'"),
@@ -253,3 +258,33 @@ def test_a_student_alone_needs_no_cache_and_yaml_may_say_off(glyphs_root: Path, 
     assert load_config(file).DISTILLER.TEACHER_CACHE == "off"
     alone = ("DISTILLER.TYPE", "NONE", "SOLVER.EPOCHS", 1)
     assert train(glyphs_root, *alone) == train(glyphs_root, *alone, "DISTILLER.TEACHER_CACHE", "memory")
+
+
+def test_a_cache_that_may_only_be_read_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = make_cached(tmp_path)
+    first.fill()
+    load = np.load
+
+    def read_only(path: Path, mmap_mode: str) -> np.ndarray:
+        if mmap_mode == "r+":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return load(path, mmap_mode=mmap_mode)
+
+    monkeypatch.setattr(np, "load", read_only)
+    cached, teacher = make_cached(tmp_path)
+    list(cached)
+    assert teacher.images == 0
+
+
+def test_methods_with_hooks_on_the_teacher_are_refused() -> None:
+    class Hooked(DISTILLERS.get("KD")):  # type: ignore[misc]
+        def __init__(self, student: nn.Module, teacher: nn.Module, **settings: Any) -> None:
+            super().__init__(student, teacher, **settings)
+            teacher.layer3.register_forward_hook(lambda *_: None)
+
+    distiller = Hooked(create_model("resnet8"), create_model("resnet8"))
+    distiller.teacher_is_cached = True
+    with pytest.raises(
+        ConfigError, match=r"forward hooks on the teacher's layer3, .*TEACHER_CACHE has its logits: set it to off"
+    ):
+        accelerate(distiller, (3, 32, 32), fold_teacher=False)

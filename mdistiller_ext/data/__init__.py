@@ -158,7 +158,7 @@ def enumerable_augment(name: str, *, strong: Sequence[str] = (), views: Sequence
     if strong:
         raise ConfigError(f"DATASET.STRONG {listing(strong)} has no finite number of views of an image")
     if tuple(views) != ("weak",):
-        raise ConfigError(f"the method wants the views {listing(views)}, and a strong view is drawn anew every time")
+        raise ConfigError(f"the method uses the views {listing(views)}, and strong views have no finite number")
     if not isinstance(dataset.augment, EnumerableAugment):
         raise ConfigError(f"the augmentation of {name} has no finite number of views of an image, as a rotation by any angle")
     return dataset.augment

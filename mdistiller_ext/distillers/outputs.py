@@ -20,7 +20,8 @@ class Batch:
     Attributes:
         images: ``[N, 3, H, W]``; with V > 1 views ``[N, V, 3, H, W]``.
         labels: int64 ``[N]``.
-        index: positions of the images in the training set, int64 ``[N]``; None unless the method has ``needs_index``.
+        index: positions of the images in the training set, int64 ``[N]``; None unless the method has ``needs_index``
+            or the teacher's logits are cached.
         teacher_logits: logits of the teacher for the images ``[N, C]``, which then does not run; only together with ``index``.
         sizes: number of samples on each rank. A rank without any has one zero image with weight 0, since every rank takes part
             in the exchange of gradients.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from ..errors import Stopped, listing
+from ..errors import Stopped, UserError, listing
 from ..run import owner
 from ..trainers.shutdown import shutdown_request
 from .plan import PlannedRun
@@ -62,6 +62,9 @@ def run_study(record: Record, executor: Executor, progress: Progress) -> None:
                 time.sleep(executor.interval)
         except KeyboardInterrupt:
             executor.kill()
+            raise
+        except (UserError, OSError):  # such as a full disk: no run goes on without this process to record its end
+            executor.stop()
             raise
         finally:
             record.save()

@@ -104,7 +104,7 @@ class SlurmExecutor:
         self._jobs = {}
 
     def kill(self) -> None:
-        """As :meth:`stop`."""
+        """Do nothing: the jobs stay in the queue."""
 
     def left(self) -> str:
         """What goes on when this process ends, for a message."""

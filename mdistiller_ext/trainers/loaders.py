@@ -11,7 +11,8 @@ from torch import Tensor
 class Loader(Protocol):
     """A dataloader that yields this rank's rows of each batch, on the training device, as a function of the epoch's number.
 
-    A batch is ``(images, labels)``, for methods with ``needs_index`` ``(images, labels, index)``; see Batch.
+    A batch is ``(images, labels)``, for methods with ``needs_index`` ``(images, labels, index)``, and with the teacher's cache
+    ``(images, labels, index, teacher_logits)``; see Batch.
 
     Attributes:
         batch_size, num_images: of a batch and of an epoch, over all ranks.

@@ -156,7 +156,7 @@ def _summary_row(group: Group) -> Row:
     for metric in METRICS:
         sample = Sample.of(list(group.values(metric).values()))
         row |= {f"{metric}_top1_n": sample.n, f"{metric}_top1_mean": sample.mean, f"{metric}_top1_std": sample.std}
-    cost = student_cost(group.config, group.runs[0].data) or (None, None)
+    cost = student_cost(group.config, group.data) or (None, None)
     return row | {"type": method_name(group.config), "student_parameters": cost[0], "student_flops": cost[1]}
 
 

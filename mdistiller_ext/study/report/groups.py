@@ -45,6 +45,11 @@ class Group:
         return [run for run in self.runs if run.finished]
 
     @property
+    def data(self) -> dict[str, Any] | None:
+        """Fingerprint of the data set, of the first run that has it."""
+        return next((run.data for run in self.runs if run.data is not None), None)
+
+    @property
     def dataset(self) -> str:
         return str(self.config.DATASET.TYPE)
 
@@ -77,7 +82,8 @@ def make_groups(runs: Iterable[Run], notes: list[str]) -> list[Group]:
         by_values = defaultdict(list)
         for run in members:
             by_values[_chosen(run, is_named)].append(run)
-        compared = len(by_values) > 1 and max(Counter(run.seed for run in members).values()) > 1
+        seeds = Counter(seed for part in by_values.values() for seed in {run.seed for run in part})
+        compared = max(seeds.values()) > 1  # a seed ran with several values
         found += [(base, part) for part in (by_values.values() if compared else [members])]
     bases, settings = [base for base, _ in found], [effective_settings(members[0].config) for _, members in found]
     groups = [
@@ -119,13 +125,18 @@ def choose_baselines(
     notes += [f"the study's baseline {name} is none of its methods" for name in of_studies if name not in known]
     chosen = {}
     for group in groups:
-        family = [other for other in groups if (other.dataset, other.student) == (group.dataset, group.student)]
+        family = [other for other in groups if _task(other) == _task(group)]
         for name in (*([asked] if asked is not None else []), *of_studies, "KD", ALONE, family[0].name):
             candidates = [other for other in family if name.lower() in map(str.lower, _spellings(other))]
             if candidates:
                 chosen[group.name] = min(candidates, key=lambda other: (other.teacher != group.teacher, other.name != name))
                 break
     return chosen
+
+
+def _task(group: Group) -> tuple[object, ...]:
+    """What accuracies must have in common to be compared; held-out training images are another test set."""
+    return group.dataset, group.student, group.config.DATASET.VALIDATION
 
 
 def _spellings(group: Group) -> set[str]:

@@ -133,7 +133,7 @@ def published_table(groups: Sequence[Group]) -> Table:
     """Published accuracies for the same method, data set and networks, and how our settings differ from that recipe."""
     rows = []
     for group in groups:
-        results = published_for(group.config)
+        results = published_for(group.config) if not group.config.DATASET.VALIDATION else []
         changes = recipe_differences(group.config) if results else []
         recipe = "no recipe in configs/" if changes is None else "; ".join(changes) or "none"
         for result in results:
@@ -159,7 +159,7 @@ def cost_table(groups: Sequence[Group]) -> Table:
     measured = {"images_per_second": 0, "test_images_per_second": 0, "peak_memory_mib": 0, "seconds": 1}  # digits
     rows = []
     for group in groups:
-        found = student_cost(group.config, next((run.data for run in group.runs if run.data is not None), None))
+        found = student_cost(group.config, group.data)
         parameters, flops = (NONE, NONE) if found is None else (number(found[0] / 1e6, 3), number(found[1] / 1e6, 1))
         means = []
         for key, digits in measured.items():
