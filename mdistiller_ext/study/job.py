@@ -1,4 +1,4 @@
-"""What a Slurm job of a study executes. It imports neither torch nor the rest of this package, which its ``train.py`` does."""
+"""Function of a Slurm job of a study. The job imports no torch: its ``train.py`` does."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def start_run(
 ) -> subprocess.Popen[bytes]:
     """Start the process of a run, with its output appended to ``log``.
 
-    The log is locked by its open file, which the process inherits: it stays locked until the process has ended, whatever
-    becomes of this one.
+    The log is locked by its open file, which the process inherits: it stays locked until the process has ended, also if this
+    one is killed.
 
     Args:
         environment: variables over those of this process.

@@ -75,7 +75,7 @@ def run_study(record: Record, executor: Executor, progress: Progress) -> None:
 
 
 def _free_runs(record: Record, pending: dict[str, PlannedRun]) -> list[PlannedRun]:
-    """Return the pending runs that no process is at; one that such a process has finished is no longer pending."""
+    """Return the pending runs that no process executes; removes those that such a process has finished from ``pending``."""
     free = []
     for name, run in list(pending.items()):
         entry = record.entries[name]

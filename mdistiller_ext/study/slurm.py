@@ -66,7 +66,7 @@ class SlurmExecutor:
         return bool(self._jobs)
 
     def attach(self, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]:
-        """Watch the jobs of an earlier call that are in the queue, or found out that their runs diverge; yields the runs."""
+        """Watch the jobs of an earlier call that are in the queue, or whose runs diverged; yields the runs."""
         for run in runs:
             job_id = self._record.entries[run.name].job
             if job_id is not None:
