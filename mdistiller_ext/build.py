@@ -32,7 +32,7 @@ from .weights import load_weights
 
 def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader]:
     """Training and test loader of the configured data set, with what the configured method needs of them."""
-    method = DISTILLERS.get(config.DISTILLER.TYPE)
+    method, cached = DISTILLERS.get(config.DISTILLER.TYPE), caches_teacher(config)
     return create_loaders(
         config.DATASET.TYPE,
         batch_size=config.SOLVER.BATCH_SIZE,
@@ -40,8 +40,8 @@ def build_loaders(config: CfgNode, device: torch.device) -> tuple[Loader, Loader
         drop_last=config.DATASET.DROP_LAST,
         seed=config.EXPERIMENT.SEED,
         views=method.views,
-        with_index=method.needs_index or caches_teacher(config),
-        with_view=caches_teacher(config),
+        with_index=method.needs_index or cached,
+        with_view=cached,
         **_data_options(config, device),
     )
 

@@ -208,21 +208,20 @@ def _sources(
         raise ConfigError(f"mean and std must be three numbers each, on the scale 0..1, std above 0, got {mean!r} and {std!r}")
     root = Path(root)
     augmentations = [(*strong, *view_augment(view)) for view in views]
+    asked: dict[str, Any] = {
+        "name": name,
+        "parts": parts,
+        "root": root,
+        "limit": limit,
+        "num_classes": num_classes,
+        "validation": validation,
+    }
     # Names are checked before files are read, which takes a while.
     if issubclass(dataset, InMemoryDataset):
         augment = _in_views(
             [_both(dataset.augment, strong_augment(names)) if names else dataset.augment for names in augmentations]
         )
-        splits, identity = load_splits(
-            dataset,
-            name=name,
-            parts=parts,
-            root=root,
-            limit=limit,
-            num_classes=num_classes,
-            image_size=image_size,
-            validation=validation,
-        )
+        splits, identity = load_splits(dataset, image_size=image_size, **asked)
         keep_on = device if data_device is None else data_device
         return [
             functools.partial(
@@ -246,16 +245,7 @@ def _sources(
     size = image_size or dataset.image_size
     training = transform_in_views([training_transform(size, names) for names in augmentations])
     transforms = {"train": training, "test": evaluation_transform(size)}
-    samples, count, identity = list_samples(
-        dataset,
-        name=name,
-        parts=parts,
-        root=root,
-        limit=limit,
-        num_classes=num_classes,
-        test_fraction=test_fraction,
-        validation=validation,
-    )
+    samples, count, identity = list_samples(dataset, test_fraction=test_fraction, **asked)
     return [
         functools.partial(
             WorkerLoader,

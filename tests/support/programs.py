@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,25 @@ def run_program(program: str, *arguments: Any) -> Finished:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    out, err = io.StringIO(), io.StringIO()
-    argv, folder, status = sys.argv, Path.cwd(), 0
-    sys.argv = [program, *map(str, arguments)]
+    folder = Path.cwd()
     os.chdir(ROOT)
     try:
+        return run_main(module.main, program, *arguments)
+    finally:
+        os.chdir(folder)
+
+
+def run_main(main: Callable[[], None], *words: Any) -> Finished:
+    """A program's ``main`` in this process, with the words of its command line, the program's name first."""
+    out, err, argv, status = io.StringIO(), io.StringIO(), sys.argv, 0
+    sys.argv = [*map(str, words)]
+    try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            run_command(module.main)
+            run_command(main)
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1
     finally:
         sys.argv = argv
-        os.chdir(folder)
     return Finished(status, out.getvalue(), err.getvalue())
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mdistiller_ext.command import run_command
 from mdistiller_ext.study import __main__ as program
-from tests.support.programs import ROOT, Finished
+from tests.support.programs import ROOT, Finished, run_main
 
 CFG = str(ROOT / "configs" / "glyphs" / "kd" / "res20_res8.yaml")
 
@@ -61,16 +57,7 @@ while len(epochs) < int(given["SOLVER.EPOCHS"]) and not (folder / "summary.json"
 
 def run_study(*arguments: Any) -> Finished:
     """``python -m mdistiller_ext.study run`` in this process."""
-    out, err, argv, status = io.StringIO(), io.StringIO(), sys.argv, 0
-    sys.argv = ["study", "run", *map(str, arguments)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            run_command(program.main)
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else 1
-    finally:
-        sys.argv = argv
-    return Finished(status, out.getvalue(), err.getvalue())
+    return run_main(program.main, "study", "run", *arguments)
 
 
 def states(folder: Path) -> dict[str, str]:
