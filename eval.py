@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from mdistiller_ext.acceleration import choose_device
-from mdistiller_ext.build import build_model, build_test_loader
+from mdistiller_ext.build import build_model, build_plain_loader
 from mdistiller_ext.command import Parser, run_command
 from mdistiller_ext.config import load_config
 from mdistiller_ext.distributed import group, local_rank_zero_first, rank
@@ -63,7 +63,7 @@ def main() -> None:
         with local_rank_zero_first():  # weights and data may be downloaded
             if arguments.ckpt == "pretrain":
                 weights = teacher_path(name, dataset, config.DISTILLER.TEACHER_CKPT, config.DATASET.ROOT)
-            loader = build_test_loader(config, device)
+            loader = build_plain_loader(config, device)
         model = build_model(name, loader, dataset=dataset)
         try_images(model, torch.zeros(2, *loader.image_shape))
         trained_on = load_weights(model, weights, data=loader.identity)

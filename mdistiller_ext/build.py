@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from .acceleration import accelerate, choose_device, forward_hooks, has_bf16, place
 from .config import hyper_parameters, solver_arguments, stream_options
-from .data import InMemoryLoader, Loader, create_loaders, create_test_loader, enumerable_augment, mix_seeds
+from .data import InMemoryLoader, Loader, create_loaders, create_plain_loader, enumerable_augment, mix_seeds
 from .distillers import Distiller, create_distiller
 from .distributed import all_gather_object, broadcast_object, local_rank_zero_first, rank, world_size
 from .errors import ConfigError, listing
@@ -62,9 +62,10 @@ def caches_teacher(config: CfgNode) -> bool:
     return True
 
 
-def build_test_loader(config: CfgNode, device: torch.device) -> Loader:
-    """Test loader of the configured data set; the training images are not read."""
-    return create_test_loader(config.DATASET.TYPE, batch_size=config.DATASET.TEST.BATCH_SIZE, **_data_options(config, device))
+def build_plain_loader(config: CfgNode, device: torch.device, part: Literal["test", "train"] = "test") -> Loader:
+    """Loader of the test or training images of the configured data set in their order, not augmented."""
+    batch_size = config.DATASET.TEST.BATCH_SIZE
+    return create_plain_loader(config.DATASET.TYPE, part=part, batch_size=batch_size, **_data_options(config, device))
 
 
 def _data_options(config: CfgNode, device: torch.device) -> dict[str, Any]:
@@ -93,6 +94,25 @@ def build_model(name: str, loader: Loader, *, dataset: str, init: str = "default
     """Create network ``name`` for the image size and classes of a loader; ``init`` as in :func:`create_model`."""
     size = loader.image_shape[-1]
     return create_model(name, dataset=dataset, num_classes=loader.num_classes, image_size=size, init=init)
+
+
+def build_student(config: CfgNode, loader: Loader) -> nn.Module:
+    """The configured student, randomly initialised."""
+    settings = config.DISTILLER
+    student = build_model(settings.STUDENT, loader, dataset=config.DATASET.TYPE, init=settings.STUDENT_INIT)
+    if settings.STUDENT_FEATURES:
+        return_modules(student, settings.STUDENT_FEATURES, "DISTILLER.STUDENT_FEATURES")
+    return student
+
+
+def build_teacher(config: CfgNode, loader: Loader, weights: Path) -> nn.Module:
+    """The configured teacher with its weights. Raises as :func:`load_weights`."""
+    settings = config.DISTILLER
+    teacher = build_model(settings.TEACHER, loader, dataset=config.DATASET.TYPE)
+    load_weights(teacher, weights, data=loader.identity)
+    if settings.TEACHER_FEATURES:
+        return_modules(teacher, settings.TEACHER_FEATURES, "DISTILLER.TEACHER_FEATURES")
+    return teacher
 
 
 def build_trainer(
@@ -133,20 +153,15 @@ def build_trainer(
     identity = RunIdentity(config, teacher_hash, data, plugins or {})
     _check_same_job(identity)
     seed_generators(seed)
-    student = build_model(settings.STUDENT, train_loader, dataset=dataset, init=settings.STUDENT_INIT)
+    student = build_student(config, train_loader)
     teacher = None
     if student_weights is not None:
         load_weights(student, student_weights, other_classes=True)
-    if settings.STUDENT_FEATURES:
-        return_modules(student, settings.STUDENT_FEATURES, "DISTILLER.STUDENT_FEATURES")
     if config.SOLVER.SYNC_BN:
         student = _synchronise(student, device)
     student = place(student, device, channels_last=config.SOLVER.CHANNELS_LAST)
     if teacher_weights is not None:
-        teacher = build_model(settings.TEACHER, train_loader, dataset=dataset)
-        load_weights(teacher, teacher_weights, data=data)
-        if settings.TEACHER_FEATURES:
-            return_modules(teacher, settings.TEACHER_FEATURES, "DISTILLER.TEACHER_FEATURES")
+        teacher = build_teacher(config, train_loader, teacher_weights)
         teacher = place(teacher, device, channels_last=config.SOLVER.CHANNELS_LAST)
     hooks = () if teacher is None else forward_hooks(teacher.named_modules())  # before the method registers its own
     distiller = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE)).to(device)

@@ -34,7 +34,8 @@ LEVELS = {
     4: {"trainers", "acceleration"},
     5: {"config"},
     6: {"bridge", "build", "published", "run", "weight_files"},
-    7: {"download", "study"},
+    7: {"download", "reporting"},
+    8: {"analyze", "study"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 # Modules that others of the same level may import.
@@ -64,9 +65,14 @@ ONLY = {
     },
     "run": {"errors", "naming", "distributed", "checkpoint", "data", "trainers", "config"},
     "weight_files": {"errors", "registry", "fetch", "models", "config"},
+    "reporting": {"errors", "naming", "checkpoint", "data", "config", "published"},
     "study": {
         *("errors", "command", "plugins", "naming", "registry", "evaluate", "checkpoint", "models", "data", "teacher_cache"),
-        *("trainers", "config", "run", "weight_files", "published", "build", "bridge"),
+        *("trainers", "config", "run", "weight_files", "published", "build", "bridge", "reporting"),
+    },
+    "analyze": {
+        *("errors", "command", "plugins", "registry", "losses", "distributed", "evaluate", "checkpoint", "models", "data"),
+        *("distillers", "weights", "trainers", "acceleration", "config", "weight_files", "build", "reporting"),
     },
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
@@ -99,6 +105,13 @@ COVERED_BY = {
     "study/job.py": "study/test_slurm.py",  # needs a scheduler
     "study/process.py": "study/test_runner.py",  # states and errors by how a process ended
     "study/record.py": "study/test_runner.py",
+    "analyze/__main__.py": "system/test_analyze.py",  # the command
+    "analyze/analysis.py": "system/test_analyze.py",
+    "analyze/files.py": "system/test_analyze.py",
+    "analyze/objective.py": "analyze/test_runs.py",
+    "reporting/drawing.py": "study/report/test_figures.py",
+    "reporting/page.py": "study/report/test_report.py",
+    "reporting/table.py": "study/report/test_report.py",
     "study/report/tables.py": "study/report/test_report.py",
     "study/report/content.py": "study/report/test_report.py",
     "study/report/files.py": "study/report/test_report.py",
@@ -180,7 +193,7 @@ def test_no_module_below_config_knows_a_config_node(file: Path) -> None:
     room = room_of(module_name(file))
     outside = {name.split(".")[0] for name in imports(file)}
     assert ("yacs" in outside) <= (LEVEL_OF.get(room, -1) >= LEVEL_OF["config"])
-    above = ("config", "bridge", "build", "published", "run", "weight_files", "study")
+    above = ("config", "bridge", "build", "published", "run", "weight_files", "reporting", "study", "analyze")
     assert "config" not in rooms_imported(file) or room in above
 
 

@@ -1,6 +1,6 @@
 """Data sets by name, and their loaders.
 
-Use ``create_loaders`` for training and ``create_test_loader`` for evaluation. Small images are kept in memory, on the training
+Use ``create_loaders`` for training and ``create_plain_loader`` for evaluation. Small images are kept in memory, on the training
 device, without dataloader workers. Large images are read from files by dataloader workers.
 """
 
@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ __all__ = [
     "Loader",
     "WorkerLoader",
     "create_loaders",
-    "create_test_loader",
+    "create_plain_loader",
     "dataset_entry",
     "enumerable_augment",
     "mix_seeds",
@@ -136,15 +136,18 @@ def create_loaders(
     )
 
 
-def create_test_loader(name: str, *, batch_size: int, **options: Any) -> Loader:
-    """Create the test loader of `create_loaders`. Training images are read or listed only if the test split depends on them.
+def create_plain_loader(name: str, *, part: Literal["test", "train"] = "test", batch_size: int, **options: Any) -> Loader:
+    """Create a loader of the images in their order, not augmented: for ``test`` the test loader of `create_loaders`.
+
+    Training images are read or listed only if they are asked for, or if the test split depends on them.
 
     Args:
+        part: test images or training images.
         batch_size: global batch size, over all ranks.
         options: those of `create_loaders` that are not of training alone.
     """
-    (test,) = _sources(name, ("test",), **options)
-    return test(batch_size=batch_size)
+    plain, *_ = _sources(name, ("test",) if part == "test" else ("train", "test"), plain=True, **options)
+    return plain(batch_size=batch_size)
 
 
 def enumerable_augment(name: str, *, strong: Sequence[str] = (), views: Sequence[str] = ("weak",)) -> EnumerableAugment:
@@ -184,8 +187,13 @@ def _sources(
     rank: int = 0,
     world_size: int = 1,
     views: Sequence[str] = ("weak",),
+    plain: bool = False,
 ) -> list[Callable[..., Loader]]:
-    """Return a factory of the loader of each split in ``parts``, which takes batch size and order."""
+    """Return a factory of the loader of each split in ``parts``, which takes batch size and order.
+
+    Args:
+        plain: do not augment the training images.
+    """
     dataset = dataset_entry(name)
     if limit < 0:
         raise ConfigError(f"the limit of images must be 0 (all) or more, got {limit}")
@@ -228,7 +236,7 @@ def _sources(
                 InMemoryLoader,
                 images.to(keep_on),
                 labels.to(keep_on),
-                augment=augment if part == "train" else None,
+                augment=augment if part == "train" and not plain else None,
                 num_classes=dataset.num_classes,
                 mean=mean,
                 std=std,
@@ -244,7 +252,8 @@ def _sources(
     num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     size = image_size or dataset.image_size
     training = transform_in_views([training_transform(size, names) for names in augmentations])
-    transforms = {"train": training, "test": evaluation_transform(size)}
+    evaluation = evaluation_transform(size)
+    transforms = {"train": evaluation if plain else training, "test": evaluation}
     samples, count, identity = list_samples(dataset, test_fraction=test_fraction, **asked)
     return [
         functools.partial(

@@ -14,7 +14,7 @@ from torch import Tensor
 from mdistiller_ext.data import (
     InMemoryDataset,
     create_loaders,
-    create_test_loader,
+    create_plain_loader,
 )
 from mdistiller_ext.data.base import balanced_choice
 from mdistiller_ext.data.reading import hold_out
@@ -156,7 +156,7 @@ def test_validation_tests_on_training_images_alone(glyphs_root: Path, tmp_path: 
     rows = [set(map(bytes, images.flatten(1).numpy())) for images in (whole.images, train.images, test.images)]  # type: ignore[union-attr]
     assert rows[1] | rows[2] == rows[0]
     assert not rows[1] & rows[2]
-    again = create_test_loader("glyphs", root=glyphs_root, validation=0.2, batch_size=500)  # as eval.py makes it
+    again = create_plain_loader("glyphs", root=glyphs_root, validation=0.2, batch_size=500)  # as eval.py makes it
     assert torch.equal(again.images, test.images)  # type: ignore[union-attr]
 
     write_classes(tmp_path / "train", {"cat": 8, "dog": 4})

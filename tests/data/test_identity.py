@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mdistiller_ext import checkpoint
-from mdistiller_ext.data import DataIdentity, create_loaders, create_test_loader
+from mdistiller_ext.data import DataIdentity, create_loaders, create_plain_loader
 from mdistiller_ext.data.identity import SplitIdentity
 from mdistiller_ext.errors import ConfigError
 from tests.support.images import create, make_cub200, write_classes
@@ -115,7 +115,7 @@ def test_the_test_loader_alone_is_that_of_both(
     _, both = create_loaders(name, batch_size=2, test_batch_size=4, **options)
     if train is not None:
         shutil.rmtree(root / train)  # nor is it looked for
-    alone = create_test_loader(name, batch_size=4, **options)
+    alone = create_plain_loader(name, batch_size=4, **options)
     assert (alone.num_classes, alone.num_images, len(alone)) == (both.num_classes, both.num_images, len(both))
     for batch, expected in zip(alone, both, strict=True):
         assert torch.equal(batch[0], expected[0])
@@ -129,7 +129,7 @@ def test_the_test_loader_alone_is_that_of_both(
 def test_the_test_split_of_data_in_memory_is_read_alone(glyphs_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, both = create_loaders("glyphs", root=glyphs_root, batch_size=8, test_batch_size=8)
     monkeypatch.setattr("mdistiller_ext.data.glyphs.Glyphs.load", None)
-    alone = create_test_loader("glyphs", root=glyphs_root, batch_size=8)
+    alone = create_plain_loader("glyphs", root=glyphs_root, batch_size=8)
     assert torch.equal(alone.images, both.images)  # type: ignore[union-attr]
     assert alone.identity == DataIdentity(both.identity.classes, both.identity.test)  # type: ignore[union-attr]
 

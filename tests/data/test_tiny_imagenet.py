@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mdistiller_ext.data import create_loaders, create_test_loader, dataset_entry
+from mdistiller_ext.data import create_loaders, create_plain_loader, dataset_entry
 from mdistiller_ext.data.augment import random_rotate_flip
 from mdistiller_ext.data.tiny_imagenet import TinyImageNet, tiny_imagenet_samples
 from mdistiller_ext.errors import ConfigWarning, CorruptFileError, MissingFileError
@@ -36,7 +36,7 @@ def test_tiny_imagenet_at_224(tmp_path: Path) -> None:
     assert files_of(test) == ["images/val_199.JPEG", "images/val_198.JPEG", "images/val_197.JPEG"]
     assert train.labels.tolist() == test.labels.tolist() == [0, 1, 2]
     shutil.rmtree(folder / "train")
-    alone = create_test_loader("tiny-imagenet", root=tmp_path, batch_size=4, num_workers=0, limit=3)
+    alone = create_plain_loader("tiny-imagenet", root=tmp_path, batch_size=4, num_workers=0, limit=3)
     assert (files_of(alone), alone.image_shape) == (files_of(test), (3, 224, 224))  # type: ignore[arg-type]
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...published import method_name
+from ...reporting.groups import METRICS, Group, choose_baselines, make_groups
+from ...reporting.records import Run, read_records
+from ...reporting.table import Row, Table
 from . import tables
 from .cost import student_cost
-from .groups import METRICS, Group, choose_baselines, make_groups
 from .provenance import as_dict, collect_facts, fact_rows, fact_warnings, fingerprint
-from .records import Run, read_records
 from .statistics import SIGNIFICANCE, Sample, compare, smallest_p
-from .tables import Comparison, Table
-
-Row = dict[str, Any]
-"""Values of a row of a CSV file by column"""
+from .tables import Comparison
 
 
 @dataclass(frozen=True)

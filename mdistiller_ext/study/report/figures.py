@@ -1,42 +1,26 @@
-"""Pictures of a report as SVG, legible on light and dark pages: text and axes take the colour of the text around them."""
+"""Pictures of a report as SVG."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import re
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .groups import Group
+from ...reporting.drawing import INK, colour, label, line_style, new_figure, style, svg_element
+from ...reporting.groups import Group
+from ...reporting.table import number
 from .statistics import Interval, t_interval
-from .tables import Comparison, number, spread
+from .tables import Comparison, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart, without yellow and black, which vanish on a light
-# and on a dark page.
-_COLOURS = ("#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#888888")
-_STYLES = ("-", "--", ":", "-.")
-_INK, _GRID = "#010203", "#010204"  # replaced by the page's colours
 _WIDTH = 4.4  # inches: a narrow page shows the picture in its own size
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "mdistiller_ext",  # the same bytes for the same picture
-    "font.size": 9,
-    "text.parse_math": False,  # labels come from users
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
-    "grid.color": _GRID,
-}
 
 
 @dataclass(frozen=True)
@@ -50,10 +34,7 @@ class Picture:
 
 def pictures(comparisons: Sequence[Comparison], metric: str) -> list[Picture]:
     """Accuracies, paired differences and curves, for each student and data set."""
-    import matplotlib as mpl  # imported here: it costs half a second
-
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the browser has other fonts
+    with style():
         return _pictures(comparisons, metric)
 
 
@@ -83,13 +64,13 @@ def _dots(groups: Mapping[int, Group], metric: str, about: str) -> Picture:
     axes.set_xlabel(f"{metric} top-1 / %")
     described = "; ".join(f"{group.name} {spread(group.values(metric).values())}" for group in groups.values())
     title = f"Accuracy of {about}: every seed, mean (bar) and its 95 % t interval (line)"
-    return Picture(title, f"{metric} top-1 accuracy in percent: {described}", _svg(figure))
+    return Picture(title, f"{metric} top-1 accuracy in percent: {described}", svg_element(figure))
 
 
 def _forest(pairs: Mapping[int, Comparison], metric: str, about: str) -> Picture:
     """Paired differences from the baseline: every seed, mean, bootstrap and t interval."""
     figure, axes = _rows([each.group.name for each in pairs.values()])
-    axes.axvline(0, color=_INK, linewidth=1)
+    axes.axvline(0, color=INK, linewidth=1)
     described = []
     for row, (place, each) in enumerate(pairs.items()):
         assert each.paired is not None
@@ -100,7 +81,7 @@ def _forest(pairs: Mapping[int, Comparison], metric: str, about: str) -> Picture
     baselines = ", ".join(dict.fromkeys(each.baseline.name for each in pairs.values()))
     figure.supxlabel(textwrap.fill(f"{metric} top-1 minus that of {baselines} / points", 56), fontsize="medium")
     title = f"Paired differences of {about}: every seed, mean (bar), 95 % bootstrap (thick) and t interval (thin)"
-    return Picture(title, f"difference from {baselines} in points: {'; '.join(described)}", _svg(figure))
+    return Picture(title, f"difference from {baselines} in points: {'; '.join(described)}", svg_element(figure))
 
 
 def _curves(groups: Mapping[int, Group], about: str) -> Picture:
@@ -119,7 +100,9 @@ def _curves(groups: Mapping[int, Group], about: str) -> Picture:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, columnspacing=1, frameon=False)
     title = f"Test accuracy of {about} by epoch: mean (line) and range (band) over the seeds"
     title += "; below, the last third" if len(starts) > 1 else ""
-    return Picture(title, f"test top-1 accuracy by epoch of {', '.join(group.name for group in groups.values())}", _svg(figure))
+    return Picture(
+        title, f"test top-1 accuracy by epoch of {', '.join(group.name for group in groups.values())}", svg_element(figure)
+    )
 
 
 def _curve(axes: Axes, group: Group, start: int, place: int) -> None:
@@ -130,10 +113,10 @@ def _curve(axes: Axes, group: Group, start: int, place: int) -> None:
     length = min(map(len, histories))
     accuracy = np.array([[row["test_top1"] for row in history[:length]] for history in histories])
     epochs = [row["epoch"] for row in histories[0][:length]]
-    style: dict[str, Any] = {"color": _colour(place), "linestyle": _STYLES[place // len(_COLOURS) % len(_STYLES)]}
+    style: dict[str, Any] = {"color": colour(place), "linestyle": line_style(place)}
     marker = "o" if length == 1 else None
-    axes.plot(epochs, accuracy.mean(axis=0), linewidth=1.5, marker=marker, label=_label(group.name, 20), **style)
-    axes.fill_between(epochs, accuracy.min(axis=0), accuracy.max(axis=0), color=_colour(place), alpha=0.15, linewidth=0)
+    axes.plot(epochs, accuracy.mean(axis=0), linewidth=1.5, marker=marker, label=label(group.name, 20), **style)
+    axes.fill_between(epochs, accuracy.min(axis=0), accuracy.max(axis=0), color=colour(place), alpha=0.15, linewidth=0)
 
 
 # ---- parts --------------------------------------------------------------------------------------------------------
@@ -141,7 +124,7 @@ def _curve(axes: Axes, group: Group, start: int, place: int) -> None:
 
 def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
     """Axes with a row for each name, the first at the top."""
-    labels = [_label(name, 24) for name in names]
+    labels = [label(name, 24) for name in names]
     figure = _figure(0.8 + 0.28 * len(labels))
     axes = figure.subplots()
     axes.set_yticks(range(len(labels)), labels)
@@ -155,36 +138,15 @@ def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
 def _points(axes: Axes, row: int, values: Sequence[float], place: int) -> None:
     """Dots, side by side where they would hide each other, and a bar at their mean."""
     shift = [0.16 * ((i + 1) // 2) * (-1) ** i / max(len(values) / 3, 1) for i in range(len(values))]
-    axes.scatter(values, row + np.asarray(shift), s=22, color=_colour(place), alpha=0.75, linewidth=0)
+    axes.scatter(values, row + np.asarray(shift), s=22, color=colour(place), alpha=0.75, linewidth=0)
     if values:
-        axes.plot([np.mean(values)] * 2, [row - 0.32, row + 0.32], color=_colour(place), linewidth=2.5)
+        axes.plot([np.mean(values)] * 2, [row - 0.32, row + 0.32], color=colour(place), linewidth=2.5)
 
 
 def _line(axes: Axes, row: int, bounds: Interval | None, place: int, width: float) -> None:
     if bounds is not None:
-        axes.plot(bounds, [row, row], color=_colour(place), linewidth=width, solid_capstyle="butt")
-
-
-def _label(name: str, width: int) -> str:
-    """A name in one line or two."""
-    return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder=" …"))
-
-
-def _colour(place: int) -> str:
-    return _COLOURS[place % len(_COLOURS)]
+        axes.plot(bounds, [row, row], color=colour(place), linewidth=width, solid_capstyle="butt")
 
 
 def _figure(height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(_WIDTH, height), layout="constrained")
-
-
-def _svg(figure: Figure) -> str:
-    """A figure as an element of a page."""
-    buffer = io.StringIO()
-    metadata: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    svg = buffer.getvalue()
-    svg = re.sub(r' id="[a-z]+\w*_\d+"', "", svg[svg.index("<svg") :])  # the same in every picture
-    return svg.replace(_INK, "currentColor").replace(_GRID, "var(--line)").strip()
+    return new_figure(_WIDTH, height)

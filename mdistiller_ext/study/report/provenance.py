@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...errors import listing
-from .groups import Group
-from .records import Run
+from ...reporting.groups import Group
+from ...reporting.records import Run
 
 UNKNOWN = "–"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,28 +10,11 @@ import numpy as np
 
 from ...errors import listing
 from ...published import published_for, recipe_differences
+from ...reporting.groups import METRICS, Group, setting_differences
+from ...reporting.records import Run
+from ...reporting.table import NONE, Table, number
 from .cost import student_cost
-from .groups import METRICS, Group, setting_differences
-from .records import Run
 from .statistics import Interval, Paired, Sample, smallest_p
-
-NONE = "–"
-_NUMBER = re.compile(r"([-+–±,.\d\s]|to|of)*|baseline")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: title, one line about it, header and cells."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text: str = ""
-
-    @property
-    def numeric(self) -> list[bool]:
-        """Whether each column holds numbers, and is aligned to the right."""
-        return [all(_NUMBER.fullmatch(row[column]) for row in self.rows) for column in range(len(self.header))]
 
 
 @dataclass(frozen=True)
@@ -42,10 +24,6 @@ class Comparison:
     group: Group
     baseline: Group
     paired: Paired | None
-
-
-def number(value: float | None, digits: int = 2, sign: str = "") -> str:
-    return NONE if value is None else f"{value:{sign},.{digits}f}"
 
 
 def spread(values: Iterable[float]) -> str:

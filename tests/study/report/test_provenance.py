@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mdistiller_ext.study.report.groups import make_groups
+from mdistiller_ext.reporting.groups import make_groups
+from mdistiller_ext.reporting.records import read_records
 from mdistiller_ext.study.report.provenance import collect_facts, fact_rows, fact_warnings
-from mdistiller_ext.study.report.records import read_records
 from tests.support.studies import DATA, START, write_run
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mdistiller_ext import build
 from mdistiller_ext.config import default_config
-from mdistiller_ext.data import create_test_loader
+from mdistiller_ext.data import create_plain_loader
 from mdistiller_ext.errors import ConfigError
 from mdistiller_ext.run import run_folder
 from tests.support.fuzzing import GOOD, LONGEST, ODD_NAMES, Fuzz, dumped, names, odd_text
@@ -77,8 +77,8 @@ def test_train_py_starts_or_ends_in_one_line(fuzz: Fuzz, folder: Path, monkeypat
 def test_eval_py_evaluates_or_ends_in_one_line(
     fuzz: Fuzz, folder: Path, glyphs_root: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = create_test_loader("glyphs", root=glyphs_root, batch_size=2, limit=2)
-    monkeypatch.setattr(build, "build_test_loader", lambda *_: few)  # the data sets are not what is tried here
+    few = create_plain_loader("glyphs", root=glyphs_root, batch_size=2, limit=2)
+    monkeypatch.setattr(build, "build_plain_loader", lambda *_: few)  # the data sets are not what is tried here
     whole = teacher_file.read_bytes()
     (folder / "cut").write_bytes(whole[:999])
     (folder / "flipped").write_bytes(whole[:5000] + b"\xff" + whole[5001:])

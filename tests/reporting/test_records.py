@@ -11,7 +11,7 @@ import pytest
 
 from mdistiller_ext import checkpoint
 from mdistiller_ext.errors import MissingFileError
-from mdistiller_ext.study.report.records import Run, read_records
+from mdistiller_ext.reporting.records import Run, read_records
 from tests.support.studies import DATA, edit_config, entry, write_run, write_study
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mdistiller_ext.errors import UnknownNameError
-from mdistiller_ext.study.report.groups import Group, choose_baselines, make_groups, setting_differences
-from mdistiller_ext.study.report.records import read_records
+from mdistiller_ext.reporting.groups import Group, choose_baselines, make_groups, setting_differences
+from mdistiller_ext.reporting.records import read_records
 from tests.support.studies import START, edit_config, entry, write_run, write_study
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from ... import checkpoint
-from ...config import default_config, load_config, read_settings
-from ...data import DataIdentity
-from ...errors import ConfigError, CorruptFileError, MissingFileError, UserError
-from ...naming import file_name
+from .. import checkpoint
+from ..config import default_config, load_config, read_settings
+from ..data import DataIdentity
+from ..errors import ConfigError, CorruptFileError, MissingFileError, UserError
+from ..naming import file_name
 
 _RUN_FILES = frozenset(["metrics.csv", "summary.json", "provenance.json", "latest", "previous", "best"])
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from ...config import all_settings, effective_settings, having
-from ...errors import UnknownNameError, did_you_mean, listing
-from ...published import method_name
+from ..config import all_settings, effective_settings, having
+from ..errors import UnknownNameError, did_you_mean, listing
+from ..published import method_name
 from .records import Run
 
 ALONE = "student alone"

@@ -1,0 +1,68 @@
+"""Task loss and distillation loss of any student over the same images, with the teacher's logits computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data import Loader
+from ..evaluate import eval_mode
+from ..losses import kd_loss
+
+TEMPERATURE = 4.0  # of KD's recipes for CIFAR-100
+
+
+class LabelledBatch(NamedTuple):
+    """Images ``[N, 3, H, W]``, labels ``[N]`` and the teacher's logits ``[N, C]``."""
+
+    images: Tensor
+    labels: Tensor
+    teacher_logits: Tensor
+
+
+class Objective:
+    """Losses of a student over fixed images, the same for every method, so that students can be compared on one scale.
+
+    ``task`` is the cross-entropy with the labels, ``distillation`` KD's loss ``T^2 KL(teacher || student)``.
+
+    Args:
+        loader: images in a fixed order; see ``TrainedRun.images``.
+        teacher: in eval mode.
+        temperature: T.
+    """
+
+    def __init__(self, loader: Loader, teacher: nn.Module, temperature: float = TEMPERATURE) -> None:
+        self.loader = loader
+        self.temperature = temperature
+        with torch.no_grad(), eval_mode(teacher):
+            self._teacher_logits = [teacher(images)[0].float() for images, *_ in loader]
+
+    def batches(self) -> Iterator[LabelledBatch]:
+        """All images, in batches of the loader's size."""
+        for (images, labels, *_), logits in zip(self.loader, self._teacher_logits, strict=True):
+            yield LabelledBatch(images, labels, logits)
+
+    def losses(self, logits: Tensor, batch: LabelledBatch) -> dict[str, Tensor]:
+        """Mean losses of a batch for the student's logits ``[N, C]``."""
+        return {
+            "task": F.cross_entropy(logits, batch.labels),
+            "distillation": kd_loss(logits, batch.teacher_logits, temperature=self.temperature),
+        }
+
+    @torch.no_grad()
+    def __call__(self, student: nn.Module) -> dict[str, float]:
+        """Mean ``task`` and ``distillation`` loss, and ``top1`` accuracy in percent, in eval mode."""
+        sums: dict[str, Tensor] = {}
+        count = 0
+        with eval_mode(student):
+            for batch in self.batches():
+                logits = student(batch.images)[0].float()
+                values = self.losses(logits, batch) | {"top1": (logits.argmax(dim=1) == batch.labels).float().mean() * 100}
+                for name, value in values.items():
+                    sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * len(logits)
+                count += len(logits)
+        return {name: float(total) / count for name, total in sums.items()}

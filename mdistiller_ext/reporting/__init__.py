@@ -1,0 +1,1 @@
+"""What studies and analyses share: run folders as records, groups of runs, tables, the style of pictures, pages of HTML."""
