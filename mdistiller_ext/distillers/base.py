@@ -270,6 +270,10 @@ class Distiller(nn.Module):
             )
         return (p for name, p in self.named_parameters() if not name.startswith("teacher."))
 
+    def changing_buffers(self) -> list[Tensor]:
+        """Buffers of the student and of the method, such as the statistics of batch norm."""
+        return [buffer for name, buffer in self.named_buffers() if not name.startswith("teacher.")]
+
     def own_state_dict(self) -> dict[str, Tensor]:
         """State of the method's own layers and buffers, without student and teacher."""
         return {k: v for k, v in self.state_dict().items() if k.split(".")[0] not in ("student", "teacher")}

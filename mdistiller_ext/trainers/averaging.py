@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+from ..distillers.base import Distiller
 from ..distributed import all_reduce_mean_
+from .loaders import Loader
 from .state import TrainState
+from .step import batch_sizes, is_trained_on
 
 
 def update_average(state: TrainState, epochs: int) -> None:
@@ -18,6 +21,13 @@ def update_average(state: TrainState, epochs: int) -> None:
         if state.average is None:
             state.average = AveragedModel(state.distiller.student)
         state.average.update_parameters(state.distiller.student)
+
+
+def trained_images(distiller: Distiller, loader: Loader, batches: Iterable[tuple[Tensor, ...]]) -> Iterator[Tensor]:
+    """This rank's images ``[N, 3, H, W]``, of the first view, of those of an epoch's batches that are trained on."""
+    for step, (images, *_) in enumerate(batches):
+        if len(images) and is_trained_on(distiller, batch_sizes(loader, step)):
+            yield images[:, 0] if len(distiller.views) > 1 else images
 
 
 def averaged_student(average: AveragedModel, batches: Iterable[Tensor]) -> nn.Module:

@@ -7,10 +7,8 @@ epoch, the step, the state, the policy for losses that are not finite and the re
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -25,17 +23,18 @@ from ..evaluate import evaluate
 from ..meters import Averages
 from ..registry import register_trainer
 from ..settings import Plumbing, Setting
-from .averaging import averaged_student, update_average
+from .averaging import averaged_student, trained_images, update_average
 from .cuda_graph import CapturedStep
 from .epoch import EpochLoop, StopAgreed
+from .gradient_records import GradientRecords
 from .loaders import Closing, Loader
 from .nonfinite import CheckedStep, OnNonFinite, advice
 from .optimizer import create_optimizer
 from .recorder import Recorder
-from .schedule import create_scheduler
+from .schedule import create_scheduler, step_after_epoch
 from .shutdown import ShutdownRequest, shutdown_request
 from .state import Row, TrainState
-from .step import PlainStep, Step, batch_sizes, is_trained_on, update
+from .step import PlainStep, Step, update
 from .streams import Stream, check_roles, merge_streams
 
 
@@ -60,6 +59,8 @@ class BaseTrainer:
         amp: ``bf16`` runs the student's forward pass under autocast; losses, gradients and weights stay float32.
         cuda_graph: on a CUDA device and a single rank, capture the step as a CUDA graph.
         checkpoint_steps: save ``latest`` every so many steps too; 0 saves it at the end of an epoch.
+        record: statistics of gradients to record: ``gsnr``, ``conflict``; see GradientRecords.
+        record_every, record_window: steps between samples of the gradients; samples of a window.
         on_nan: ``stop`` the run at a loss or gradient that is not finite, or ``skip`` the batch.
         save_checkpoint_freq: keep ``epoch_<e>`` and ``student_<e>`` every so many epochs; 0 keeps none.
         merge: train streams of equal momentum as one: fewer backward passes, and the same result for parameters that all
@@ -92,15 +93,14 @@ class BaseTrainer:
         amp: Literal["none", "bf16"] = "none",
         cuda_graph: Annotated[bool, Setting(recipe=False)] = True,
         checkpoint_steps: Annotated[int, Setting(may_change=True, recipe=False)] = 0,
+        record: Annotated[Sequence[str], Setting(recipe=False)] = (),
+        record_every: Annotated[int, Setting(recipe=False, least=1)] = 20,
+        record_window: Annotated[int, Setting(recipe=False, least=2)] = 25,
         on_nan: Annotated[OnNonFinite, Setting(may_change=True, recipe=False)] = "stop",
         save_checkpoint_freq: Plumbing[int] = 0,
         merge: Plumbing[bool] = True,
         stream_options: dict[str, Any] | None = None,
     ) -> None:
-        if epochs < 1:
-            raise ConfigError(f"SOLVER.EPOCHS must be at least 1, not {epochs}")
-        if checkpoint_steps < 0:
-            raise ConfigError(f"SOLVER.CHECKPOINT_STEPS must be 0 (each epoch alone) or more, not {checkpoint_steps}")
         if amp not in ("none", "bf16"):
             raise ConfigError(f"SOLVER.AMP must be none or bf16, not '{amp}'")
         self.distiller = distiller
@@ -144,6 +144,16 @@ class BaseTrainer:
         self.progress = Progress(1, epochs, self.device)
         averages = Averages([*components, "train_top1"], self.device)
         self.state = TrainState(distiller, self.optimizer, self.scheduler, averages, lr)
+        if record:
+            self.state.records = GradientRecords(
+                distiller,
+                self.progress,
+                record,
+                streams=separate,
+                components=components,
+                every=record_every,
+                window=record_window,
+            )
         self.epoch_loop = EpochLoop(
             train_loader,
             self.state,
@@ -221,7 +231,7 @@ class BaseTrainer:
     def _train(self) -> dict[str, Any]:
         state, teacher_top1 = self.state, None
         if state.step == 0:  # within an epoch every rank has buffers of its own
-            broadcast_([*self.distiller.learnable_parameters(), *state.buffers()])
+            broadcast_([*self.distiller.learnable_parameters(), *self.distiller.changing_buffers()])
         try:
             if self.distiller.teacher is not None:
                 # A wrongly loaded teacher is seen here, before hours of training; so is a wrong copy for inference, as the
@@ -237,11 +247,8 @@ class BaseTrainer:
             self.recorder.save_latest(state.state_dict())
             if isinstance(error, DataWorkerError) and not self.shutdown.made:  # the signal may have gone to the workers too
                 raise
-            where = f"after epoch {state.epoch}" if state.epoch else "before the first step"
-            if state.step:
-                where = f"in epoch {state.epoch + 1}, step {state.step} of {len(self.train_loader)}"
             resume = ", and saved: --resume goes on there" if self.recorder.saves else ""
-            raise Stopped(f"stopped {where}{resume}") from None
+            raise Stopped(f"stopped {state.position(len(self.train_loader))}{resume}") from None
         self.recorder.finish(state.history, summary)
         return summary
 
@@ -251,21 +258,16 @@ class BaseTrainer:
         images = max(self.train_loader.num_images - state.step * self.train_loader.batch_size, 0)
         with state.cost.measure("train", images):
             row = self.epoch_loop.run(self.fast_step, self.checked_step, self.recorder, self._poll)
-        broadcast_(state.buffers())  # those of rank 0, as DDP does; nothing reads them in between
+        broadcast_(self.distiller.changing_buffers())  # those of rank 0, as DDP does; nothing reads them in between
         with state.cost.measure("test", self.test_loader.num_images):
             test = self._evaluate(self.distiller.student)
         row |= {"test_top1": test["top1"], "test_top5": test["top5"], "test_loss": test["loss"]}
         if not math.isfinite(test["loss"]):
             raise DivergedError(f"the loss is not finite in epoch {epoch}: test_loss = {test['loss']}. {advice(state.epoch)}")
         if not self.scheduler_steps_each_batch:
-            with warnings.catch_warnings():  # the steps of a run stopped in its first evaluation were in another process
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-                self.scheduler.step()
-        best = row["test_top1"] > max((earlier["test_top1"] for earlier in state.history), default=-1.0)
-        state.history.append(row)
-        state.epoch, state.step = epoch, 0
+            step_after_epoch(self.scheduler)
+        best = state.end_epoch(row)
         update_average(state, self.epochs)
-        state.epoch_seconds = state.seconds
         keep = self.save_checkpoint_freq > 0 and epoch % self.save_checkpoint_freq == 0
         self.recorder.save_epoch(state.state_dict(), best=best, keep=keep)
         self.recorder.epoch(state.history, self.epochs, images / (time.perf_counter() - started))
@@ -290,12 +292,8 @@ class BaseTrainer:
         summary = {"teacher_top1": teacher_top1} | state.summary()
         if state.average is not None:
             self.train_loader.set_epoch(self.epochs)
-            batches = enumerate(self._until_stopped(self.train_loader))
-            sizes = functools.partial(batch_sizes, self.train_loader)
-            used = (images for step, (images, *_) in batches if len(images) and is_trained_on(self.distiller, sizes(step)))
-            if len(self.distiller.views) > 1:
-                used = (images[:, 0] for images in used)
-            averaged = averaged_student(state.average, used)
+            batches = self._until_stopped(self.train_loader)
+            averaged = averaged_student(state.average, trained_images(self.distiller, self.train_loader, batches))
             summary["average_top1"] = self._evaluate(averaged)["top1"]
             summary["average_epochs"] = int(state.average.n_averaged)
             self.recorder.save_average(averaged.state_dict())

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..distillers.outputs import Batch
 from ..distillers.progress import Progress
 from ..distributed import world_size
-from ..errors import DataWorkerError
+from ..errors import ConfigError, DataWorkerError
 from .loaders import Loader
 from .nonfinite import CheckedStep, NonFiniteError, is_finite
 from .recorder import Recorder
@@ -39,11 +39,15 @@ class EpochLoop:
         epochs: number of epochs of the run.
         checkpoint_steps: save a checkpoint every so many steps; 0 saves none within the epoch.
         step_scheduler: step the learning rate's scheduler after each batch.
+
+    Raises ConfigError for a negative ``checkpoint_steps``.
     """
 
     def __init__(
         self, loader: Loader, state: TrainState, progress: Progress, *, epochs: int, checkpoint_steps: int, step_scheduler: bool
     ) -> None:
+        if checkpoint_steps < 0:
+            raise ConfigError(f"SOLVER.CHECKPOINT_STEPS must be 0 (each epoch alone) or more, not {checkpoint_steps}")
         self.loader = loader
         self.state = state
         self.progress = progress
@@ -79,6 +83,8 @@ class EpochLoop:
                 except DataWorkerError:
                     state.restore(good)  # the steps since then are not known to be finite
                     raise
+        if state.records is not None and epoch == self.epochs:
+            state.records.close()
         means = state.averages.read()
         components = {name: value for name, value in means.items() if "/" in name}
         row = {"epoch": epoch, "lr": state.epoch_lr, "train_top1": means["train_top1"], "train_loss": sum(components.values())}
@@ -126,7 +132,10 @@ class EpochLoop:
         state, sizes = self.state, batch_sizes(self.loader, self.state.step)
         state.distiller.batch_sizes = sizes if world_size() > 1 else None
         if is_trained_on(state.distiller, sizes):
-            step(Batch.of(inputs, sizes).padded())
+            batch = Batch.of(inputs, sizes).padded()
+            if state.records is not None:
+                state.records.observe(batch, state.epoch * len(self.loader) + state.step)
+            step(batch)
         state.step += 1
         if self.step_scheduler:
             state.scheduler.step()

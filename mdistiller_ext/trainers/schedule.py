@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 from torch.optim import Optimizer
@@ -24,7 +25,12 @@ def create_scheduler(
     warmup_epochs: int,
     warmup_factor: float,
 ) -> schedulers.LambdaLR | schedulers.OneCycleLR:
-    """Scheduler ``onecycle``, to be stepped after every batch, ``steps`` an epoch; or :func:`schedule`'s, after every epoch."""
+    """Scheduler ``onecycle``, to be stepped after every batch, ``steps`` an epoch; or :func:`schedule`'s, after every epoch.
+
+    Raises ConfigError.
+    """
+    if epochs < 1:
+        raise ConfigError(f"SOLVER.EPOCHS must be at least 1, not {epochs}")
     if name == "onecycle":
         highest = [group["lr"] for group in optimizer.param_groups]
         return schedulers.OneCycleLR(optimizer, highest, epochs=epochs, steps_per_epoch=steps, cycle_momentum=False)
@@ -33,6 +39,13 @@ def create_scheduler(
         name, epochs, stages=stages, rate=rate, final=final, warmup_epochs=warmup_epochs, warmup_factor=warmup_factor
     )
     return schedulers.LambdaLR(optimizer, rule)
+
+
+def step_after_epoch(scheduler: schedulers.LRScheduler) -> None:
+    """Step a scheduler without torch's warning where no optimizer has stepped: a run stopped in its evaluation and resumed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+        scheduler.step()
 
 
 def schedule(

@@ -23,6 +23,7 @@ from ..meters import Averages
 from ..optim import ComponentSGD
 from ..rng import generator_state, set_generator_state
 from .cost import Cost
+from .gradient_records import GradientRecords
 
 Scheduler = schedulers.LambdaLR | schedulers.OneCycleLR
 Row = dict[str, float]
@@ -43,6 +44,7 @@ class TrainState:
         average: average of the last students, once there is one.
         epoch_seconds: seconds of training when the last epoch ended.
         cost: images per second and peak memory.
+        records: statistics of gradients; None where none are recorded.
         restores: number of restores; CUDA graphs captured before the last one refer to tensors that have been replaced.
     """
 
@@ -61,6 +63,7 @@ class TrainState:
         self.average: AveragedModel | None = None
         self.epoch_seconds = 0.0
         self.cost = Cost(averages.sums.device)
+        self.records: GradientRecords | None = None
         self.restores = 0
         self._started = time.perf_counter()
 
@@ -74,14 +77,24 @@ class TrainState:
         self.epoch_seconds = seconds
         self._started = time.perf_counter() - seconds
 
-    def buffers(self) -> list[Tensor]:
-        """Buffers of the student and of the method, such as the statistics of batch norm."""
-        return [buffer for name, buffer in self.distiller.named_buffers() if not name.startswith("teacher.")]
+    def position(self, steps: int) -> str:
+        """Where training is, as the end of a sentence; ``steps`` is the number of batches of an epoch."""
+        if self.step:
+            return f"in epoch {self.epoch + 1}, step {self.step} of {steps}"
+        return f"after epoch {self.epoch}" if self.epoch else "before the first step"
+
+    def end_epoch(self, row: Row) -> bool:
+        """Count an epoch as completed; returns whether its accuracy is the highest so far."""
+        best = row["test_top1"] > max((earlier["test_top1"] for earlier in self.history), default=-1.0)
+        self.history.append(row)
+        self.epoch, self.step = self.epoch + 1, 0
+        self.epoch_seconds = self.seconds
+        return best
 
     def tensors(self) -> list[list[Tensor]]:
         """Every tensor that a training step changes: parameters, buffers, momentum buffers, sums of the running averages."""
         momenta = [buffer for state in self.optimizer.state.values() for buffer in state["momentum_buffers"].values()]
-        return [list(self.distiller.learnable_parameters()), self.buffers(), momenta, [self.averages.sums]]
+        return [list(self.distiller.learnable_parameters()), self.distiller.changing_buffers(), momenta, [self.averages.sums]]
 
     def summary(self) -> dict[str, Any]:
         """Summary of a completed run. The best epoch is chosen on the test set, as upstream reports it."""
@@ -181,6 +194,11 @@ def _set_average(state: TrainState, value: dict[str, Tensor] | None) -> None:
         state.average.load_state_dict(value)
 
 
+def _set_records(state: TrainState, value: dict[str, Any] | None) -> None:
+    if state.records is not None and value is not None:
+        state.records.load_state_dict(value)
+
+
 def _set_averages(state: TrainState, value: tuple[Tensor, int]) -> None:
     sums, state.averages.count = value
     state.averages.sums.copy_(sums)
@@ -188,11 +206,11 @@ def _set_averages(state: TrainState, value: tuple[Tensor, int]) -> None:
 
 def _rank_buffers(state: TrainState) -> list[Tensor] | None:
     """Within an epoch the ranks' buffers differ; at its end those of rank 0, which the modules' states hold, are everyone's."""
-    return [buffer.cpu() for buffer in state.buffers()] if state.step and world_size() > 1 else None
+    return [buffer.cpu() for buffer in state.distiller.changing_buffers()] if state.step and world_size() > 1 else None
 
 
 def _set_rank_buffers(state: TrainState, value: list[Tensor] | None) -> None:
-    for buffer, saved in zip(state.buffers(), value, strict=True) if value is not None else ():
+    for buffer, saved in zip(state.distiller.changing_buffers(), value, strict=True) if value is not None else ():
         buffer.copy_(saved)
 
 
@@ -222,6 +240,7 @@ _ENTRIES = {
         lambda state: state.scheduler.state_dict(), lambda state, value: state.scheduler.load_state_dict(value), dict
     ),
     "average": _Entry(lambda state: None if state.average is None else state.average.state_dict(), _set_average, dict | None),
+    "records": _Entry(lambda state: None if state.records is None else state.records.state_dict(), _set_records, None),
     "averages": _Entry(lambda state: (state.averages.sums.cpu(), state.averages.count), _set_averages, list, per_rank=True),
     "rng": _Entry(lambda state: generator_state(), lambda state, value: set_generator_state(value), list, per_rank=True),
 }

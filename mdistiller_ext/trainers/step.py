@@ -6,7 +6,7 @@ one of ``cuda_graph.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,41 @@ def is_trained_on(distiller: Distiller, sizes: Sequence[int]) -> bool:
     return 0 not in sizes or not any(isinstance(module, nn.SyncBatchNorm) for module in distiller.modules())
 
 
+def forward(
+    distiller: Distiller,
+    progress: Progress,
+    images: Tensor,
+    labels: Tensor,
+    index: Tensor | None = None,
+    teacher_logits: Tensor | None = None,
+) -> Result:
+    """The student's logits and the loss components, not detached.
+
+    Raises TrainingError for a batch too small for the student's batch norm.
+    """
+    try:
+        student, losses = distiller(images, labels, progress, index, teacher_logits)
+    except ValueError as error:
+        if len(labels) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "a batch of a single image, the last of an epoch perhaps, is too small for this student's batch norm: "
+            "choose another SOLVER.BATCH_SIZE"
+        ) from error
+    return student.logits, losses
+
+
+def loss_of(losses: dict[str, Tensor], roles: Collection[str]) -> Tensor:
+    """Sum of the components of these roles."""
+    return torch.stack([value for name, value in losses.items() if name.split("/")[0] in roles]).sum()
+
+
+def share_of_batch(distiller: Distiller, count: int) -> float:
+    """This rank's share of the current batch (``distiller.batch_sizes``), of which it has ``count`` samples."""
+    sizes = distiller.batch_sizes or [count] * world_size()
+    return sizes[rank()] / sum(sizes)
+
+
 def update(
     distiller: Distiller,
     optimizer: ComponentSGD,
@@ -55,31 +90,21 @@ def update(
 ) -> Result:
     """Update the student by one batch: a forward pass, a backward pass for each stream, and the optimizer's step.
 
-    The gradients of each stream are summed over ranks, weighted by the ranks' shares of the batch (``distiller.batch_sizes``).
+    The gradients of each stream are summed over ranks, weighted by the ranks' shares of the batch.
     """
-    try:
-        student, losses = distiller(images, labels, progress, index, teacher_logits)
-    except ValueError as error:
-        if len(labels) > 1 or "more than 1 value per channel" not in str(error):
-            raise
-        raise TrainingError(
-            "a batch of a single image, the last of an epoch perhaps, is too small for this student's batch norm: "
-            "choose another SOLVER.BATCH_SIZE"
-        ) from error
-    sizes = distiller.batch_sizes or [len(labels)] * world_size()
+    logits, losses = forward(distiller, progress, images, labels, index, teacher_logits)
     exchanges: list[GradientExchange] = []
     for stream in streams:
-        loss = torch.stack([value for name, value in losses.items() if name.split("/")[0] in stream.roles]).sum()
-        loss.backward(retain_graph=stream is not streams[-1])
+        loss_of(losses, stream.roles).backward(retain_graph=stream is not streams[-1])
         if world_size() == 1:
             optimizer.absorb(stream.name)
         else:  # the gradients travel during the next stream's backward pass
-            exchanges.append(GradientExchange(distiller.learnable_parameters(), sizes[rank()] / sum(sizes)))
+            exchanges.append(GradientExchange(distiller.learnable_parameters(), share_of_batch(distiller, len(labels))))
     for stream, exchange in zip(streams, exchanges, strict=False):  # no exchanges on a single rank
         exchange.wait()
         optimizer.absorb(stream.name)
     optimizer.step()
-    return student.logits.detach(), {name: value.detach() for name, value in losses.items()}
+    return logits.detach(), {name: value.detach() for name, value in losses.items()}
 
 
 class PlainStep:

@@ -68,6 +68,11 @@ def check_roles(trainer: type, method: type, streams: Sequence[Stream], componen
     )
 
 
+def method_name(distiller: object) -> str:
+    """Name by which a method is registered, otherwise that of its class."""
+    return _registered_name(DISTILLERS, type(distiller))
+
+
 def _registered_name(registry: Registry, entry: type) -> str:
     return next((name for name in registry if registry.get(name) is entry), entry.__name__)
 
