@@ -1,0 +1,186 @@
+"""Signal-to-noise ratio of the gradients of each stream (DeepKD, arXiv 2505.15133)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ..reporting.drawing import label
+from ..reporting.table import Row, Table, number
+from .analysis import Analysis, Picture, register_analysis
+from .gradient_windows import NETWORK, TOTAL, GradientWindows, Grams, read_groups, stream_colour
+from .panels import add_legend, new_panels
+from .runs import RunGroup
+
+Seeds = Mapping[int, GradientWindows]
+
+_TEXT = (
+    "GSNR of a stream over a window of T sampled steps: |mean g|² / mean |g - mean g|² of its gradient g with respect to the "
+    "student's weights, over the batch of all processes, without weight decay (DeepKD, arXiv 2505.15133). Pure noise has about "
+    "1/T (dotted line): the corrected value, (T - 1)/T GSNR - 1/T, is 0 there; the order of streams is the same. Numbers of a "
+    "run are medians over its windows."
+)
+
+
+def gsnr_of(windows: GradientWindows, roles: Sequence[str], layer: str = NETWORK) -> Grams:
+    """GSNR of the sum over some roles in each window: ``[W]``."""
+    signal, noise = (
+        windows.inner(windows.of_layer(windows.windows[name], layer), roles, roles) for name in ("mean_gram", "centred_gram")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio: Grams = signal / noise
+    return ratio
+
+
+def corrected(ratio: Grams, samples: Grams) -> Grams:
+    """Estimate of |E g|² / E |g - E g|² from the GSNR of windows of so many samples: without the bias of small windows."""
+    return ratio * (samples - 1) / samples - 1 / samples
+
+
+def parts_of(windows: GradientWindows) -> dict[str, Sequence[str]]:
+    """The streams and, if there are several, their total; name -> roles."""
+    return {**windows.streams, **({TOTAL: windows.roles} if len(windows.streams) > 1 else {})}
+
+
+@register_analysis("gsnr")
+def gsnr(groups: Sequence[RunGroup]) -> Analysis:
+    """Signal-to-noise ratio of each stream's gradient over training, and the order of momenta that it suggests."""
+    found, notes = read_groups(groups, "gsnr")
+    rows = [row for name, seeds in found.items() for seed, windows in seeds.items() for row in _rows(name, seed, windows)]
+    convolutions = {
+        group.name: [
+            name for name, module in group.runs[0].student().named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+        ]
+        for group in groups
+        if group.name in found
+    }
+    tables = [_medians(found), _orders(found)]
+    return Analysis(
+        "Signal-to-noise ratio of gradients", _TEXT, rows, tables, [_curves(found), _layers(found, convolutions)], notes
+    )
+
+
+def _rows(method: str, seed: int, windows: GradientWindows) -> list[Row]:
+    """A row for each window of the network, and for each layer the median over the windows."""
+    samples = windows.windows["samples"]
+    rows: list[Row] = []
+    for part, roles in parts_of(windows).items():
+        about = {"method": method, "seed": seed, "stream": part}
+        ratio = gsnr_of(windows, roles)
+        for place, step in enumerate(windows.windows["first_step"]):
+            where = {"layer": NETWORK, "first_step": int(step), "last_step": int(windows.windows["last_step"][place])}
+            values = {"gsnr": float(ratio[place]), "corrected": float(corrected(ratio, samples)[place])}
+            rows.append(about | where | {"samples": int(samples[place])} | values)
+        for layer in windows.layers:
+            ratio = gsnr_of(windows, roles, layer)
+            values = {"gsnr": float(np.median(ratio)), "corrected": float(np.median(corrected(ratio, samples)))}
+            rows.append(about | {"layer": layer, "samples": int(samples.sum())} | values)
+    return rows
+
+
+# ---- tables -------------------------------------------------------------------------------------------------------
+
+
+def medians(seeds: Seeds) -> dict[str, list[float]]:
+    """GSNR of each stream and the total, for each seed: the median over the windows."""
+    parts = parts_of(next(iter(seeds.values())))
+    return {part: [float(np.median(gsnr_of(windows, roles))) for windows in seeds.values()] for part, roles in parts.items()}
+
+
+def _medians(found: Mapping[str, Seeds]) -> Table:
+    rows = []
+    for method, seeds in found.items():
+        for part, values in medians(seeds).items():
+            first = next(iter(seeds.values()))
+            unbiased = [
+                float(np.median(corrected(gsnr_of(windows, parts_of(windows)[part]), windows.windows["samples"])))
+                for windows in seeds.values()
+            ]
+            momentum = first.momentum.get(part)
+            cells = [_spread(values), _spread(unbiased), " ".join(f"{value:.4f}" for value in values)]
+            rows.append([method, part, number(momentum, 3), str(len(values)), *cells])
+    text = "Mean ± standard deviation over the seeds. momentum: that of the trainer for the stream."
+    header = ["method", "stream", "momentum", "seeds", "GSNR", "corrected", "every seed"]
+    return Table("GSNR over training", header, rows, text)
+
+
+def _orders(found: Mapping[str, Seeds]) -> Table:
+    rows = []
+    for method, seeds in found.items():
+        streams = {part: values for part, values in medians(seeds).items() if part != TOTAL}
+        orders = [tuple(sorted(streams, key=lambda part: -streams[part][i])) for i in range(len(seeds))]
+        most = max(set(orders), key=orders.count)
+        momentum = next(iter(seeds.values())).momentum
+        used = sorted(momentum, key=lambda stream: -momentum[stream])
+        rows.append([method, " > ".join(most), f"{orders.count(most)} of {len(orders)}", _momenta(used, momentum)])
+    text = (
+        "DeepKD gives the streams with the higher GSNR the larger momentum. suggested: by GSNR, the most frequent "
+        "order among the seeds."
+    )
+    return Table("Order of momenta", ["method", "suggested", "seeds", "of the trainer"], rows, text)
+
+
+def _momenta(streams: Sequence[str], momentum: Mapping[str, float]) -> str:
+    return ", ".join(f"{stream} {momentum[stream]:g}" for stream in streams)
+
+
+def _spread(values: Sequence[float]) -> str:
+    std = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{std}"
+
+
+# ---- pictures -----------------------------------------------------------------------------------------------------
+
+
+def _curves(found: Mapping[str, Seeds]) -> Picture:
+    """GSNR of each stream against the step, a panel for each method."""
+    figure, panels = new_panels(len(found), height=1.9, sharey=True)
+    for axes, (method, seeds) in zip(panels, found.items(), strict=False):
+        first = next(iter(seeds.values()))
+        for part, roles in parts_of(first).items():
+            curves = np.array([gsnr_of(windows, roles) for windows in seeds.values()])
+            _draw_curve(axes, first.steps, curves, stream_colour(roles, first), part)
+        axes.plot(first.steps, 1 / first.windows["samples"], color="#888888", linestyle=":", linewidth=1)
+        axes.set_yscale("log")
+        axes.set_title(label(method, 32), fontsize="medium")
+        axes.grid(linewidth=0.5)
+    figure.supxlabel("training step", fontsize="medium")
+    figure.supylabel("GSNR", fontsize="medium")
+    add_legend(figure, panels)
+    title = "GSNR of each stream over training: mean (line) and range (band) over the seeds; dotted: 1/T, pure noise"
+    described = "; ".join(
+        f"{method}: {', '.join(f'{part} {np.mean(values):.3f}' for part, values in medians(seeds).items())}"
+        for method, seeds in found.items()
+    )
+    return Picture("", title, f"median GSNR over training, {described}", figure)
+
+
+def _layers(found: Mapping[str, Seeds], shown: Mapping[str, Sequence[str]]) -> Picture:
+    """GSNR of each stream in each convolution and linear layer, from the input to the output."""
+    figure, panels = new_panels(len(found), height=max(0.16 * max(map(len, shown.values())), 1.6))
+    for axes, (method, seeds) in zip(panels, found.items(), strict=False):
+        first = next(iter(seeds.values()))
+        layers = [layer for layer in first.layers if layer in shown[method]]
+        for part, roles in parts_of(first).items():
+            values = [np.mean([np.median(gsnr_of(windows, roles, layer)) for windows in seeds.values()]) for layer in layers]
+            axes.plot(
+                values, range(len(layers)), color=stream_colour(roles, first), marker="o", markersize=3, linewidth=1, label=part
+            )
+        axes.set_yticks(range(len(layers)), layers, fontsize="x-small")
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        axes.set_title(label(method, 32), fontsize="medium")
+        axes.grid(linewidth=0.5)
+    figure.supxlabel("GSNR, median over training", fontsize="medium")
+    add_legend(figure, panels)
+    title = "GSNR of each stream in the convolutions and the classifier, from input to output: mean over the seeds"
+    return Picture("layers", title, "GSNR by layer; the values are in the CSV", figure)
+
+
+def _draw_curve(axes: Any, steps: Grams, curves: Grams, colour: str, name: str) -> None:
+    axes.plot(steps, curves.mean(axis=0), color=colour, linewidth=1.5, label=name)
+    if len(curves) > 1:
+        axes.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0)
