@@ -64,7 +64,12 @@ def recorded_gradients(run: TrainedRun, kind: str) -> GradientWindows:
         has = f"it recorded {', '.join(kinds)} alone" if kinds else "it recorded no gradients"
         raise ConfigError(f"{run.folder} has no records for {kind}: {has}. Train it with SOLVER.RECORD '[{kind}]'")
     windows = {name: values.numpy() for name, values in records["windows"].items()}
-    if not len(windows["samples"]):
+    complete = int(
+        (windows["samples"] == records["window"]).sum()
+    )  # all but the last one, perhaps, whose GSNR has another bias
+    samples = complete * records["window"]
+    windows = {name: values[: samples if name.startswith("sample_") else complete] for name, values in windows.items()}
+    if not complete:
         raise ConfigError(
             f"{run.folder} has no complete window of gradients: choose a smaller SOLVER.RECORD_EVERY or RECORD_WINDOW"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..reporting.drawing import label
+from ..reporting.drawing import label, log_scale
 from ..reporting.table import Row, Table, number
 from .analysis import Analysis, Picture, register_analysis
 from .gradient_windows import NETWORK, TOTAL, GradientWindows, Grams, read_groups, stream_colour
@@ -144,7 +144,7 @@ def _curves(found: Mapping[str, Seeds]) -> Picture:
             curves = np.array([gsnr_of(windows, roles) for windows in seeds.values()])
             _draw_curve(axes, first.steps, curves, stream_colour(roles, first), part)
         axes.plot(first.steps, 1 / first.windows["samples"], color="#888888", linestyle=":", linewidth=1)
-        axes.set_yscale("log")
+        log_scale(axes, "y")
         axes.set_title(label(method, 32), fontsize="medium")
         axes.grid(linewidth=0.5)
     figure.supxlabel("training step", fontsize="medium")
@@ -171,7 +171,6 @@ def _layers(found: Mapping[str, Seeds], shown: Mapping[str, Sequence[str]]) -> P
             )
         axes.set_yticks(range(len(layers)), layers, fontsize="x-small")
         axes.invert_yaxis()
-        axes.set_xscale("log")
         axes.set_title(label(method, 32), fontsize="medium")
         axes.grid(linewidth=0.5)
     figure.supxlabel("GSNR, median over training", fontsize="medium")

@@ -8,9 +8,10 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart, without yellow and black, which vanish on a light
@@ -56,6 +57,17 @@ def colour(place: int) -> str:
 def line_style(place: int) -> str:
     """Line style of the group number ``place``: another one for each round of colours."""
     return LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
+
+
+def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Give an axis a logarithmic scale with plain numbers: mathematical text is off, as labels come from users."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    getattr(axes, f"set_{which}scale")("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def label(name: str, width: int) -> str:

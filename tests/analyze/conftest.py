@@ -15,6 +15,10 @@ RUNS = {
     "kd": ["DISTILLER.TYPE", "KD"],
     "gdkd": ["DISTILLER.TYPE", "GDKD", "GDKD.TOPK", "1"],
     "prkd": ["DISTILLER.TYPE", "PRKD", "PRKD.AVERAGE_LAST", "2"],
+    "deepkd": [
+        *("DISTILLER.TYPE", "DEEPKD", "SOLVER.TRAINER", "deepkd"),
+        *("SOLVER.RECORD", "[gsnr, conflict]", "SOLVER.RECORD_EVERY", "1", "SOLVER.RECORD_WINDOW", "2"),
+    ],
 }
 
 

@@ -16,7 +16,7 @@ from mdistiller_ext.evaluate import evaluate
 
 def test_groups_hold_the_seeds_and_students_have_the_recorded_accuracy(trained: Path) -> None:
     groups = open_runs([trained])
-    assert [len(group.runs) for group in groups] == [2, 2, 2, 2]
+    assert [len(group.runs) for group in groups] == [2, 2, 2, 2, 2]
     for run in (group.runs[1] for group in groups):
         assert run.kept_epochs() == [1, 2, 3]
         for epoch in (2, 3):
