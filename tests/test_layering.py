@@ -105,9 +105,9 @@ COVERED_BY = {
     "study/job.py": "study/test_slurm.py",  # needs a scheduler
     "study/process.py": "study/test_runner.py",  # states and errors by how a process ended
     "study/record.py": "study/test_runner.py",
-    "analyze/__main__.py": "system/test_analyze.py",  # the command
-    "analyze/analysis.py": "system/test_analyze.py",
-    "analyze/files.py": "system/test_analyze.py",
+    "analyze/__main__.py": "analyze/test_program.py",  # the command
+    "analyze/analysis.py": "analyze/test_program.py",
+    "analyze/files.py": "analyze/test_program.py",
     "analyze/objective.py": "analyze/test_runs.py",
     "analyze/panels.py": "analyze/test_gsnr.py",  # what it draws on
     "reporting/drawing.py": "study/report/test_figures.py",
