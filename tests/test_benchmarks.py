@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import common, deepkd_step, growth, teacher_cache
+from mdistiller_ext.models import create_model
 
 SMALL = ("--student", "resnet8", "--teacher", "resnet14")
 
@@ -87,6 +88,15 @@ def test_teacher_cache(results: Path, glyphs_root: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(teacher_cache, "RECIPES", ("none/resnet8", "kd/res20_res8"))
     run("teacher_cache", "--images", 100, "--rounds", 1, "--root", glyphs_root, monkeypatch=monkeypatch)
     assert [row["method"] for row in kept(results, "teacher_cache_none")["rows"]] == ["NONE", "KD"]
+
+
+def test_gradient_records(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("gradient_records", "--every", 2, "--batch", 8, "--rounds", 1, *SMALL, monkeypatch=monkeypatch)
+    content = kept(results, "gradient_records_none")
+    assert [row["variant"] for row in content["rows"]] == ["without", "gsnr", "conflict", "both"]
+    weights = sum(p.numel() for p in create_model("resnet8").parameters())
+    opened = {name: found["open"] for name, found in content["bytes"].items()}
+    assert 3 * 4 * weights < opened["gsnr"] < 3 * 4 * weights + opened["conflict"]  # a mean gradient of each of three roles
 
 
 def test_the_ablation_takes_away_what_it_says() -> None:

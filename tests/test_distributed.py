@@ -189,6 +189,22 @@ def test_several_processes_train_the_weights_of_one(
     assert max(float((value - start[name]).abs().max()) for name, value in alone["student"].items()) > 1e-2
 
 
+def record_gradients(method: str) -> dict[str, Any]:
+    """The records of twenty steps, in windows of 8, 8 and 4 samples."""
+    records = {"record": ("gsnr", "conflict"), "record_every": 1, "record_window": 8}
+    trainer = make_trainer("deepkd", method, False, **records)
+    trainer.train()
+    return dict(trainer.state.state_dict()["records"])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_record_the_gradients_of_one(processes: Processes, count: int) -> None:
+    alone = record_gradients("DKD")
+    assert alone["windows"]["samples"].tolist() == [8, 8, 4]
+    for found in processes(count, record_gradients, "DKD"):
+        assert_close(found, alone, 1e-10)
+
+
 def train_by_rank(streams: str, method: str, count: int) -> dict[str, Tensor]:
     """What ``count`` processes do, written down for one: each part of a batch alone, buffers those of the first."""
     trainer = make_trainer(streams, method, True)
