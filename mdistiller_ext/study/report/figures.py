@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..picture import COLOURS, STYLE
 from .groups import Group
 from .statistics import Interval, t_interval
 from .tables import Comparison, number, spread
@@ -21,19 +22,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart, without yellow and black, which vanish on a light
-# and on a dark page.
-_COLOURS = ("#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#888888")
 _STYLES = ("-", "--", ":", "-.")
 _INK, _GRID = "#010203", "#010204"  # replaced by the page's colours
 _WIDTH = 4.4  # inches: a narrow page shows the picture in its own size
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "mdistiller_ext",  # the same bytes for the same picture
+    **STYLE,
     "font.size": 9,
-    "text.parse_math": False,  # labels come from users
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
     "grid.color": _GRID,
 }
@@ -130,7 +124,7 @@ def _curve(axes: Axes, group: Group, start: int, place: int) -> None:
     length = min(map(len, histories))
     accuracy = np.array([[row["test_top1"] for row in history[:length]] for history in histories])
     epochs = [row["epoch"] for row in histories[0][:length]]
-    style: dict[str, Any] = {"color": _colour(place), "linestyle": _STYLES[place // len(_COLOURS) % len(_STYLES)]}
+    style: dict[str, Any] = {"color": _colour(place), "linestyle": _STYLES[place // len(COLOURS) % len(_STYLES)]}
     marker = "o" if length == 1 else None
     axes.plot(epochs, accuracy.mean(axis=0), linewidth=1.5, marker=marker, label=_label(group.name, 20), **style)
     axes.fill_between(epochs, accuracy.min(axis=0), accuracy.max(axis=0), color=_colour(place), alpha=0.15, linewidth=0)
@@ -171,7 +165,7 @@ def _label(name: str, width: int) -> str:
 
 
 def _colour(place: int) -> str:
-    return _COLOURS[place % len(_COLOURS)]
+    return COLOURS[place % len(COLOURS)]
 
 
 def _figure(height: float) -> Figure:
