@@ -214,7 +214,7 @@ def draw_choice(choice: Choice, file: Path) -> None:
             axes.scatter([place] * len(seeds), seeds, s=14, color=COLOURS[1], alpha=0.6, linewidth=0, label=label)
         axes.plot(range(len(grid)), list(map(choice.mean, grid)), color=COLOURS[1], linewidth=1.5, label="mean")
         place = grid.index(choice.k)
-        axes.axvline(place, color=COLOURS[3], linewidth=1, linestyle="--", zorder=0, label=f"chosen: K = {choice.k}")
+        axes.axvline(place, color=COLOURS[3], linewidth=1, linestyle="--", zorder=0.9, label=f"chosen: K = {choice.k}")
         if choice.margin:
             bound = choice.mean(choice.best) - choice.margin
             axes.axhline(bound, color=COLOURS[6], linewidth=1, linestyle=":", label="best mean − standard error")
