@@ -103,6 +103,7 @@ COVERED_BY = {
     "run/resume.py": "system/test_resume.py",
     "study/__main__.py": "study/test_runner.py",  # the command
     "study/job.py": "study/test_slurm.py",  # needs a scheduler
+    "study/picture.py": "study/test_k_static.py",  # colours, style and size
     "study/process.py": "study/test_runner.py",  # states and errors by how a process ended
     "study/record.py": "study/test_runner.py",
     "analyze/__main__.py": "analyze/test_program.py",  # the command

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigError
-from ..reporting.drawing import INK, colour, label, line_style, new_figure
+from ..reporting.drawing import COLUMN, INK, colour, label, line_style, new_figure
 from ..reporting.table import Row, Table
 from .analysis import Analysis, Picture, register_analysis
 from .gradient_windows import NETWORK, GradientWindows, Grams, read_groups
-from .panels import COLUMN, add_legend
+from .panels import add_legend
 from .runs import RunGroup
 
 Seeds = Mapping[int, GradientWindows]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..reporting.drawing import style, svg_element, svg_text
+from ..reporting.drawing import save_figure, style, svg_element
 from ..reporting.page import render
 from ..reporting.table import csv_text
 from .analysis import Analysis
-
-_DPI = 200
 
 
 def write_analysis(analysis: Analysis, name: str, folder: Path) -> list[Path]:
@@ -20,10 +18,7 @@ def write_analysis(analysis: Analysis, name: str, folder: Path) -> list[Path]:
     paths[0].write_text(csv_text(analysis.rows), encoding="utf-8")
     with style():
         for picture in analysis.pictures:
-            stem = f"{name}_{picture.name}" if picture.name else name
-            paths += [folder / f"{stem}.png", folder / f"{stem}.svg"]
-            picture.figure.savefig(paths[-2], dpi=_DPI)
-            paths[-1].write_text(svg_text(picture.figure), encoding="utf-8")
+            paths += save_figure(picture.figure, folder / (f"{name}_{picture.name}" if picture.name else name))
     return paths
 
 

@@ -6,13 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..reporting.drawing import new_figure
+from ..reporting.drawing import COLUMN, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLUMN = 3.4  # inches; a page has two columns
 
 
 def new_panels(count: int, height: float, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:

@@ -8,6 +8,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 # and on a dark page.
 COLOURS = ("#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#888888")
 LINE_STYLES = ("-", "--", ":", "-.")
+COLUMN = 3.4  # inches; a page of a paper has two columns
 INK = "#1b1f24"  # of text and axes; in a page, both of these are replaced by the page's own
 _GRID = "#d1d9e1"
+_DPI = 200
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mdistiller_ext",  # the same bytes for the same picture
@@ -80,6 +83,14 @@ def svg_element(figure: Figure) -> str:
     svg = svg_text(figure)
     svg = re.sub(r' id="[a-z]+\w*_\d+"', "", svg[svg.index("<svg") :])  # the same in every picture
     return svg.replace(INK, "currentColor").replace(_GRID, "var(--line)").strip()
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``<stem>.png`` and ``<stem>.svg``; returns the paths. Call it in the context of :func:`style`."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    figure.savefig(paths[0], dpi=_DPI)
+    paths[1].write_text(svg_text(figure), encoding="utf-8")
+    return paths
 
 
 def svg_text(figure: Figure) -> str:
