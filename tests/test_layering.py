@@ -109,6 +109,7 @@ COVERED_BY = {
     "analyze/analysis.py": "system/test_analyze.py",
     "analyze/files.py": "system/test_analyze.py",
     "analyze/objective.py": "analyze/test_runs.py",
+    "analyze/landscape_figures.py": "analyze/test_landscape.py",
     "reporting/drawing.py": "study/report/test_figures.py",
     "reporting/page.py": "study/report/test_report.py",
     "reporting/table.py": "study/report/test_report.py",
