@@ -59,9 +59,10 @@ def spread(students: Sequence[Weights]) -> Values:
     return {"to_mean": float(np.mean(to_mean)) / size, "between": float(np.mean(pairs)) / size}
 
 
-def barrier(losses: Sequence[float]) -> float:
-    """Largest excess of losses at equal steps of a line over the straight line between its ends; at least 0."""
-    return float(np.max(np.asarray(losses) - np.linspace(losses[0], losses[-1], len(losses))))
+def excess(losses: Sequence[float]) -> list[float]:
+    """Losses at equal steps of a line, minus the straight line between those of its ends."""
+    found: list[float] = (np.asarray(losses) - np.linspace(losses[0], losses[-1], len(losses))).tolist()
+    return found
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,19 @@ class Averages:
     spread: Values
 
     @property
-    def barriers(self) -> dict[int, float]:
-        return {epoch: barrier([values["loss"] for values in line]) for epoch, line in self.lines.items()}
+    def excesses(self) -> dict[int, list[float]]:
+        """Excess of the loss on each line."""
+        return {epoch: excess([values["loss"] for values in line]) for epoch, line in self.lines.items()}
+
+    @property
+    def barrier(self) -> float:
+        """Largest excess of the loss on a line; at least 0."""
+        return max(map(max, self.excesses.values()))
+
+    @property
+    def dip(self) -> float:
+        """How far the loss of a line falls below the straight line between its ends, on average over the lines; at least 0."""
+        return float(np.mean([-min(each) for each in self.excesses.values()]))
 
     def average_top1(self, count: int) -> float:
         return self.averages[count]["top1"]
@@ -99,9 +111,9 @@ class Averages:
         for epoch, values in self.singles.items():
             yield about | {"what": "single", "epoch": epoch, "students": 1} | values
         for epoch, line in self.lines.items():
-            for position, values in zip(np.linspace(0, 1, len(line)).tolist(), line, strict=True):
-                yield about | {"what": "line", "epoch": epoch, "students": 2, "position": position} | values
-            yield about | {"what": "barrier", "epoch": epoch, "students": 2, "loss": self.barriers[epoch]}
+            for position, values, above in zip(np.linspace(0, 1, len(line)), line, self.excesses[epoch], strict=True):
+                where = {"what": "line", "epoch": epoch, "students": 2, "position": float(position)}
+                yield about | where | values | {"excess": above}
         yield about | {"what": "spread", "epoch": end, "students": len(self.singles)} | self.spread
 
 
@@ -138,7 +150,8 @@ def averaging(
     text = (
         f"The students after each of the last {last} epochs. Distances: Euclidean, over all weights, relative to the norm of "
         "the students' mean. Barrier: largest excess of the cross-entropy on the straight line between the students of two "
-        f"consecutive epochs over the line between their losses, at {points} points; the largest of the last {pairs} pairs. "
+        f"consecutive epochs over the line between their losses, at {points} points, the largest of the last {pairs} pairs; "
+        "dip: how far it falls below, the mean of these pairs. "
         f"Average of the last I students as in PRKD. Batch norm's statistics are recomputed on {bn_images:,} augmented "
         f"training images, for single students too. Accuracy and loss: {f'at most {limit:,} ' if limit else ''}{part} images."
     )
@@ -193,7 +206,9 @@ def _table(found: Mapping[str, Sequence[Averages]], last: int) -> Table:
         columns: list[tuple[Callable[[Averages], float], int]] = [
             (lambda each: each.spread["to_mean"], 4),
             (lambda each: each.spread["between"], 4),
-            (lambda each: max(each.barriers.values()), 4),
+            (lambda each: each.barrier, 4),
+            (lambda each: each.dip, 4),
+            (lambda each: each.average_top1(1), 2),
             (lambda each: each.single_top1(last), 2),
             (lambda each: each.average_top1(last), 2),
             (lambda each: each.average_top1(last) - each.single_top1(last), 2),
@@ -209,7 +224,8 @@ def _table(found: Mapping[str, Sequence[Averages]], last: int) -> Table:
         "gain",
         "n",
     ]
-    text = f"Single: mean over the last {last} students; average: of these {last}. Mean ± standard deviation over n seeds."
+    text = f"Last: student of the last epoch; single: mean over the last {last} students; average: of these {last}. "
+    text += "Mean ± standard deviation over n seeds."
     return Table("Last students and their average", header, rows, text)
 
 
@@ -233,7 +249,7 @@ def _curves(groups: Sequence[RunGroup], found: Mapping[str, Sequence[Averages]],
             axes.plot(counts, values.mean(axis=0), label=label(group.name, 30), **how)
             axes.fill_between(counts, values.min(axis=0), values.max(axis=0), color=how["color"], alpha=0.15, linewidth=0)
         accuracy.plot(counts, single.mean(axis=0), color=how["color"], linestyle=":", linewidth=1)
-    accuracy.set_ylabel("top-1 of the average / %")
+    accuracy.set_ylabel("top-1 / %")
     gain.set_ylabel("average minus single / points")
     for axes in (accuracy, gain):
         axes.set_xscale("log")
