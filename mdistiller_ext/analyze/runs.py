@@ -79,11 +79,11 @@ class TrainedRun:
         """Loader of the run's training or test images in their order, not augmented; always the same object.
 
         Args:
-            limit: number of images, balanced over the classes; 0: all that the run used.
+            limit: number of images, balanced over the classes; 0, or more than the run used: all of these.
             batch_size: 0 for that of the run's evaluation.
         """
         config = self.config.clone()
-        config.DATASET.LIMIT = limit or config.DATASET.LIMIT
+        config.DATASET.LIMIT = min(filter(None, (limit, config.DATASET.LIMIT)), default=0)
         config.DATASET.TEST.BATCH_SIZE = batch_size or config.DATASET.TEST.BATCH_SIZE
         key = (config.DATASET.dump(), part)
         if key not in self._loaders:

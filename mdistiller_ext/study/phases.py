@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ..errors import ConfigError, listing
 from ..reporting.drawing import COLOURS
-from .picture import column_picture
 from ..reporting.groups import make_groups
 from ..reporting.records import read_records
+from .picture import column_picture
 
 GAINS = (0.67, 0.9)
 """Parts of the final gain at which the easy phase and the transition end"""

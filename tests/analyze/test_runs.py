@@ -31,6 +31,7 @@ def test_training_images_are_in_order_and_not_augmented(trained: Path) -> None:
     assert sum(map(len, first)) == 20
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert run.images("train", limit=20) is run.images("train", limit=20)
+    assert run.images("train", limit=1000).num_images == 64  # those that it was trained on
 
 
 def test_the_objective_is_zero_for_the_teacher_and_agrees_with_evaluate(trained: Path) -> None:
