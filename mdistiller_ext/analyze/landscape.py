@@ -52,10 +52,12 @@ class Place(NamedTuple):
 
     @property
     def canonical(self) -> Place:
-        """The same for all that name the student itself, or a point of a line."""
-        if self.second is None or self.beta == 0:
-            return Place(self.first, self.alpha) if self.alpha else Place(0, 0.0)
-        return self
+        """The same for all places that are one point: on an axis of a plane, or the student itself."""
+        if self.second is not None and self.alpha == 0:
+            return Place(self.second, self.beta).canonical
+        if self.second is not None and self.beta != 0:
+            return self
+        return Place(self.first if self.alpha else 0, self.alpha)
 
     @property
     def direction(self) -> str:
@@ -136,33 +138,31 @@ def landscape(
     alphas = sorted({*grid, *(sign * size for size in (radius, span / 2) for sign in (-1, 1)), 0.0})
     lines = [Place(number, alpha) for number in range(directions) for alpha in alphas]
     plane = [Place(0, alpha, 1, beta) for beta in square for alpha in square]
-    members = [(group, run, lines + (plane if run is group.runs[0] else [])) for group in groups for run in group.runs]
-    distinct = [list(dict.fromkeys(place.canonical for place in places)) for *_, places in members]
+    places = {run: [*lines, *plane] if run is group.runs[0] else lines for group in groups for run in group.runs}
+    distinct = {run: list(dict.fromkeys(place.canonical for place in its)) for run, its in places.items()}
 
-    def surface(run: TrainedRun, places: Sequence[Place], bar: tqdm) -> Surface:
+    def measure(run: TrainedRun, bar: tqdm) -> Surface:
         student = run.student()
         raw = random_directions(weights_of(student), max(directions, 2), seed)
         losses = Neighbourhood(student, raw, objective, vectors=vectors, images=statistics)
         found = {}
-        for place in places:
+        for place in distinct[run]:
             found[place] = known.get([run.fingerprint(), *key, *map(str, place)], functools.partial(losses, place))
             bar.update()
         return found
 
     known = Partial() if partial is None else partial
-    total = sum(map(len, distinct))
+    total = sum(map(len, distinct.values()))
     with tqdm(total=total, desc="landscape", unit="point", leave=False, disable=None) as bar:
-        surfaces = [surface(run, places, bar) for (_, run, _), places in zip(members, distinct, strict=True)]
-
+        surfaces = {run: measure(run, bar) for run in places}
+    by_group = {group.name: [surfaces[run] for run in group.runs] for group in groups}
     rows = [
         {"method": group.name, "seed": run.seed, "direction": place.direction, "alpha": place.alpha, "beta": place.beta}
-        | found[place.canonical]
-        for (group, run, places), found in zip(members, surfaces, strict=True)
-        for place in places
+        | surfaces[run][place.canonical]
+        for group in groups
+        for run in group.runs
+        for place in places[run]
     ]
-    by_group = {
-        group.name: [found for (its, *_), found in zip(members, surfaces, strict=True) if its is group] for group in groups
-    }
     pictures = [curves(groups, {name: [_curve(s, directions, grid) for s in each] for name, each in by_group.items()})]
     if points_2d:
         planes = {

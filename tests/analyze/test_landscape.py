@@ -33,6 +33,13 @@ class Quadratic(nn.Module):
         return {"task": self.at(self.weight.detach())}
 
 
+def test_places_of_one_point_are_one() -> None:
+    assert Place(2, 0.0).canonical == Place(0, 0.0, 1, 0.0).canonical == Place(0, 0.0)
+    assert Place(0, 0.5, 1, 0.0).canonical == Place(0, 0.5)
+    assert Place(0, 0.0, 1, 0.5).canonical == Place(1, 0.5)
+    assert Place(0, 0.5, 1, 0.5).canonical == Place(0, 0.5, 1, 0.5)
+
+
 def test_of_a_quadratic_it_is_the_parabola() -> None:
     model = Quadratic()
     centre = weights_of(model)
