@@ -109,6 +109,8 @@ COVERED_BY = {
     "analyze/analysis.py": "system/test_analyze.py",
     "analyze/files.py": "system/test_analyze.py",
     "analyze/objective.py": "analyze/test_runs.py",
+    "analyze/panels.py": "analyze/test_tradeoff.py",  # parts of pictures
+    "analyze/predictions.py": "analyze/test_gap.py",  # what several analyses compare
     "reporting/drawing.py": "study/report/test_figures.py",
     "reporting/page.py": "study/report/test_report.py",
     "reporting/table.py": "study/report/test_report.py",

@@ -46,6 +46,18 @@ class Objective:
         for (images, labels, *_), logits in zip(self.loader, self._teacher_logits, strict=True):
             yield LabelledBatch(images, labels, logits)
 
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return sum(map(len, self._teacher_logits))
+
+    @torch.no_grad()
+    def predictions(self, student: nn.Module) -> Iterator[tuple[LabelledBatch, Tensor]]:
+        """All batches, each with the logits ``[N, C]`` of a student in eval mode."""
+        with eval_mode(student):
+            for batch in self.batches():
+                yield batch, student(batch.images)[0].float()
+
     def losses(self, logits: Tensor, batch: LabelledBatch) -> dict[str, Tensor]:
         """Mean losses of a batch for the student's logits ``[N, C]``."""
         return {
@@ -57,12 +69,8 @@ class Objective:
     def __call__(self, student: nn.Module) -> dict[str, float]:
         """Mean ``task`` and ``distillation`` loss, and ``top1`` accuracy in percent, in eval mode."""
         sums: dict[str, Tensor] = {}
-        count = 0
-        with eval_mode(student):
-            for batch in self.batches():
-                logits = student(batch.images)[0].float()
-                values = self.losses(logits, batch) | {"top1": (logits.argmax(dim=1) == batch.labels).float().mean() * 100}
-                for name, value in values.items():
-                    sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * len(logits)
-                count += len(logits)
-        return {name: float(total) / count for name, total in sums.items()}
+        for batch, logits in self.predictions(student):
+            values = self.losses(logits, batch) | {"top1": (logits.argmax(dim=1) == batch.labels).float().mean() * 100}
+            for name, value in values.items():
+                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * len(logits)
+        return {name: float(total) / self.count for name, total in sums.items()}
