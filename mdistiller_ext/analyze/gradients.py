@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..distillers import Batch, Distiller, Progress
 from ..errors import ConfigError
 from ..losses import partition_kl
-from ..reporting.drawing import colour, label, line_style, new_figure
+from ..reporting.drawing import INK, colour, label, line_style, new_figure
 from ..reporting.table import Row, Table
 from .analysis import Analysis, Picture, register_analysis
 from .objective import TEMPERATURE, LabelledBatch, Objective
@@ -156,7 +156,7 @@ def gradients(
             Picture(
                 "",
                 "Mean magnitude of the gradient of a non-top logit by epoch, by loss component of each method: mean (line) and "
-                "range (band) over the seeds; logarithmic axis. Grey: KD's coupled term at the same student.",
+                "range (band) over the seeds; logarithmic axis. Black: KD's coupled term at the same student.",
                 "; ".join(" ".join(map(str, row)) for row in table.rows),
                 _curves(groups, rows),
             ),
@@ -261,8 +261,9 @@ def _curves(groups: Sequence[RunGroup], rows: Sequence[Row]) -> Figure:
             values = np.array(list(curve.values()))
             if not values.any():
                 continue
+            values[values == 0] = np.nan  # has no place on a logarithmic axis
             place = components.index(name) if name != COUPLED else 0
-            look = {"color": "#888888" if name == COUPLED else colour(place)}
+            look = {"color": INK if name == COUPLED else colour(place)}
             handles[name] = axes.plot(list(curve), values.mean(axis=1), linestyle=line_style(place), linewidth=1.2, **look)[0]
             axes.fill_between(list(curve), values.min(axis=1), values.max(axis=1), alpha=0.2, linewidth=0, **look)
         axes.set_title(label(group.name, 30), fontsize="medium")
