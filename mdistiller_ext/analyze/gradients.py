@@ -242,7 +242,7 @@ def _table(groups: Sequence[RunGroup], rows: Sequence[Row]) -> Table:
 
 def _curves(groups: Sequence[RunGroup], rows: Sequence[Row]) -> Figure:
     """A panel for each method, a line for each component that is not zero throughout."""
-    columns = min(len(groups), 3)
+    columns = 2 if len(groups) == 4 else min(len(groups), 3)
     lines = -(-len(groups) // columns)
     curves = [_by_component(group, rows) for group in groups]
     components = list(dict.fromkeys(name for each in curves for name in each if name != COUPLED))
