@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..config import hyper_parameters
 from ..distillers import Batch, Distiller, Progress
 from ..errors import ConfigError
 from ..losses import partition_kl
@@ -101,14 +102,15 @@ def gradients(
     known = partial or Partial()
     reference = first_teacher(groups)
     batch_size = int(reference.config.SOLVER.BATCH_SIZE)
-    training = Objective(reference.images("train", limit, batch_size), reference.teacher())
+    training = Objective(reference.images("train", limit, batch_size), reference.teacher(), temperature)
     test = Objective(reference.images("test", limit), reference.teacher())
     rows: list[Row] = []
     relations: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     about: list[str | int | float] = ["gradients", reference.data_fingerprint("train", limit), temperature, batch_size]
     epochs = [(group, run, epoch) for group in groups for run in group.runs for epoch in run.sampled_epochs(every)]
     for group, run, epoch in tqdm(epochs, desc="gradients", disable=None, leave=False):
-        key = [*about, repr(run.config.dump()), run.fingerprint(epoch)]
+        name = run.config.DISTILLER.TYPE
+        key = [*about, name, repr(hyper_parameters(run.config, name)), run.epochs, epoch, run.fingerprint(epoch)]
         found = known.get(key, functools.partial(_components, run, epoch, training, temperature))
         rows += [
             {"method": group.name, "seed": run.seed, "epoch": epoch, "quantity": "gradient", "component": name, "value": value}

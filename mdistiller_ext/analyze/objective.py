@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Loader
+from ..errors import ConfigError
 from ..evaluate import eval_mode
 from ..losses import kd_loss
 
@@ -32,10 +33,12 @@ class Objective:
     Args:
         loader: images in a fixed order; see ``TrainedRun.images``.
         teacher: in eval mode.
-        temperature: T.
+        temperature: T. Raises ConfigError unless it is positive.
     """
 
     def __init__(self, loader: Loader, teacher: nn.Module, temperature: float = TEMPERATURE) -> None:
+        if not temperature > 0:
+            raise ConfigError(f"the temperature must be positive, got {temperature}")
         self.loader = loader
         self.temperature = temperature
         with torch.no_grad(), eval_mode(teacher):

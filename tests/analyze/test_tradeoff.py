@@ -9,7 +9,7 @@ import pytest
 from mdistiller_ext.analyze.partial import Partial
 from mdistiller_ext.analyze.runs import open_runs
 from mdistiller_ext.analyze.tradeoff import tradeoff
-from mdistiller_ext.errors import MissingFileError
+from mdistiller_ext.errors import ConfigError, MissingFileError
 
 
 def test_test_losses_are_those_of_training_and_values_are_kept(trained: Path, tmp_path: Path) -> None:
@@ -30,6 +30,11 @@ def test_test_losses_are_those_of_training_and_values_are_kept(trained: Path, tm
     again = tradeoff([str(trained)], limit=0, every=2, partial=Partial(tmp_path / "values"))
     assert again.rows == analysis.rows
     assert len((tmp_path / "values").read_text().splitlines()) == len(analysis.rows)
+
+
+def test_a_temperature_of_zero_is_refused(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="positive, got 0"):
+        tradeoff([trained / "kd0"], limit=40, temperature=0)
 
 
 def test_a_run_without_kept_epochs_is_refused(trained: Path, tmp_path: Path) -> None:
