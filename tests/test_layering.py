@@ -110,8 +110,9 @@ COVERED_BY = {
     "analyze/analysis.py": "analyze/test_program.py",
     "analyze/files.py": "analyze/test_program.py",
     "analyze/objective.py": "analyze/test_runs.py",
-    "analyze/panels.py": "analyze/test_gsnr.py",  # what it draws on
     "analyze/landscape_figures.py": "analyze/test_landscape.py",
+    "analyze/panels.py": "analyze/test_tradeoff.py",  # parts of pictures
+    "analyze/predictions.py": "analyze/test_gap.py",  # what several analyses compare
     "reporting/drawing.py": "study/report/test_figures.py",
     "reporting/page.py": "study/report/test_report.py",
     "reporting/table.py": "study/report/test_report.py",

@@ -35,7 +35,7 @@ def main() -> None:
             _add_option(command, option)
     every = commands.add_parser("all", help="every analysis that these runs allow, and a page of them")
     _add_common(every)
-    every.add_argument("--limit", type=int, default=0, help="number of images of each analysis; 0: all")
+    every.add_argument("--limit", type=int, help="number of images of each analysis; by default its own, 0: all")
     arguments = parser.parse_args()
     load_plugins(arguments.plugin)
     groups = open_runs(arguments.runs, arguments.device)
@@ -56,12 +56,12 @@ def analyse(name: str, groups: list[RunGroup], folder: Path, options: dict[str, 
     return analysis, write_analysis(analysis, name, folder)
 
 
-def analyse_all(groups: list[RunGroup], folder: Path, limit: int) -> None:
+def analyse_all(groups: list[RunGroup], folder: Path, limit: int | None) -> None:
     """Make every analysis that the runs allow, and write a page of them."""
     made: dict[str, Analysis] = {}
     impossible: dict[str, str] = {}
     for name in ANALYSES:
-        options = {"limit": limit} if "limit" in _options(ANALYSES.get(name)) else {}
+        options = {"limit": limit} if limit is not None and "limit" in _options(ANALYSES.get(name)) else {}
         try:
             made[name], paths = analyse(name, groups, folder, options)
             show(made[name], paths)

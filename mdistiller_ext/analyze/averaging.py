@@ -16,18 +16,17 @@ from tqdm import tqdm
 
 from ..errors import ConfigError
 from ..evaluate import evaluate
-from ..reporting.drawing import colour, label, line_style, new_figure
+from ..reporting.drawing import PAGE, colour, label, line_style, new_figure
 from ..reporting.table import Row, Table
 from ..trainers.averaging import averaged_student
 from .analysis import Analysis, Picture, register_analysis
 from .partial import Partial, Values
 from .runs import Part, RunGroup, TrainedRun
+from .seeds import mean_std
 from .weight_space import (
     Weights,
     batch_norm_images,
     distance,
-    images_key,
-    mean_std,
     recompute_batch_norm,
     set_weights,
     weights_of,
@@ -170,7 +169,9 @@ def measure(
     images = functools.cache(lambda: batch_norm_images(run, bn_images))
 
     def of_model(key: list[str | int | float], make: Callable[[], nn.Module]) -> Values:
-        return known.get([*key, images_key(run, part, limit), bn_images], lambda: evaluate(make(), run.images(part, limit)))
+        return known.get(
+            [*key, run.data_fingerprint(part, limit), bn_images], lambda: evaluate(make(), run.images(part, limit))
+        )
 
     def average(some: Sequence[int]) -> Values:
         return of_model([prints[e] for e in some], lambda: average_of([run.student(e) for e in some], images()))
@@ -231,7 +232,7 @@ def _table(found: Mapping[str, Sequence[Averages]], last: int) -> Table:
 
 def _curves(groups: Sequence[RunGroup], found: Mapping[str, Sequence[Averages]], counts: Sequence[int]) -> Picture:
     """Accuracy of the average of the last I students, and its gain over the mean accuracy of these students, against I."""
-    figure = new_figure(6.8, 2.5 + 0.2 * -(-len(groups) // 3))
+    figure = new_figure(PAGE, 2.5 + 0.2 * -(-len(groups) // 3))
     accuracy, gain = figure.subplots(1, 2)
     for group in groups:
         average, single = (

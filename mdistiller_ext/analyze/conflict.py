@@ -13,8 +13,9 @@ from ..reporting.drawing import COLUMN, INK, colour, label, line_style, new_figu
 from ..reporting.table import Row, Table
 from .analysis import Analysis, Picture, register_analysis
 from .gradient_windows import NETWORK, GradientWindows, Grams, read_groups
-from .panels import add_legend
+from .panels import line_legend
 from .runs import RunGroup
+from .seeds import mean_std
 
 Seeds = Mapping[int, GradientWindows]
 
@@ -116,13 +117,9 @@ def _table(found: Mapping[str, Seeds]) -> Table:
                 [(one.second / one.first).mean() for one in each],
                 [(one.inconsistent / one.consistent).mean() for one in each],
             ]
-            rows.append([method, pair.name, str(len(each)), *map(_spread, values)])
+            rows.append([method, pair.name, str(len(each)), *(mean_std(each_seed, 3) for each_seed in values)])
     header = ["method", "pair a - b", "seeds", "cosine", "cosine < 0 / %", "|b| / |a|", "inconsistent / consistent"]
     return Table("Agreement over training", header, rows, "Means over all samples; ± standard deviation over the seeds.")
-
-
-def _spread(values: Sequence[Any]) -> str:
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
 def _curves(found: Mapping[str, Seeds], places: Mapping[str, int]) -> Picture:
@@ -145,7 +142,7 @@ def _curves(found: Mapping[str, Seeds], places: Mapping[str, int]) -> Picture:
     ratio.set_xlabel("training step")
     for axes in (cosine, ratio):
         axes.grid(linewidth=0.5)
-    add_legend(figure, [cosine], columns=1)
+    line_legend(figure, [cosine], columns=1)
     title = "Cosine between the gradient of the labels and the teacher's, and the norms of their inconsistent part over the "
     title += "consistent part: mean (line) and range (band) over the seeds"
     return Picture("", title, f"ratio of inconsistent to consistent part: {'; '.join(described)}", figure)

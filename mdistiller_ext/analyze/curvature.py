@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -11,14 +12,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import ConfigError
-from ..reporting.drawing import colour, label, new_figure
-from ..reporting.table import Table
+from ..reporting.table import Row
 from .analysis import Analysis, Picture, register_analysis
 from .hessian import Coordinates, DistillationLoss, hessian, largest_eigenvalues, trace_samples
 from .objective import Objective
+from .panels import dots
 from .partial import Partial, Values
 from .runs import Part, RunGroup, TrainedRun, first_teacher
-from .weight_space import images_key, mean_std, require_same_network
+from .seeds import Quantity, mean_std, value_table
+from .weight_space import require_same_network
 
 if TYPE_CHECKING:
     from curvlinops import HessianLinearOperator
@@ -58,7 +60,7 @@ def curvature(
     dtype = torch.float64 if double else torch.float32
     key: list[str | int | float] = [
         str(common.record.teacher_sha256),
-        images_key(common, part, limit),
+        common.data_fingerprint(part, limit),
         objective.temperature,
         coordinates,
         seed,
@@ -85,10 +87,12 @@ def curvature(
     members = [(group, run, loss) for loss in LOSSES for group in groups for run in group.runs]
     for group, run, loss in tqdm(members, desc="curvature", unit="Hessian", leave=False, disable=None):
         rows.append({"method": group.name, "seed": run.seed, "loss": loss} | values(run, loss))
+    columns = [*(f"eigenvalue_{number}" for number in range(1, eigenvalues + 1)), "trace", "trace_error"]
     found = {
-        loss: {group.name: [row for row in rows if (row["method"], row["loss"]) == (group.name, loss)] for group in groups}
+        loss: [Quantity(column.replace("_", " "), _by_seed(rows, groups, loss, column), 2) for column in columns]
         for loss in LOSSES
     }
+    shown = [replace(q, name=f"{q.name}, {loss} loss / nats") for loss, of in found.items() for q in (of[0], of[-2])]
     text = (
         f"Hessian of the mean loss {_COORDINATES[coordinates]}, at the last student in eval mode (batch norm with running "
         f"statistics), over {objective.loader.num_images:,} {part} images, not augmented, {str(dtype).removeprefix('torch.')}. "
@@ -96,8 +100,24 @@ def curvature(
         f"The {eigenvalues} largest eigenvalues by Lanczos iterations, the trace as the mean over {vectors} random vectors "
         "of signs (Hutchinson, 1989), by curvlinops."
     )
-    tables = [_table(loss, by_method, eigenvalues) for loss, by_method in found.items()]
-    return Analysis("Curvature", text, rows, tables, [_dots(groups, found)], [_NOTES[coordinates]])
+    tables = [
+        value_table(f"Hessian of the {loss} loss", groups, of, "Mean ± standard deviation over n seeds; error: standard error.")
+        for loss, of in found.items()
+    ]
+    described = "; ".join(
+        f"{group.name}: " + ", ".join(f"{q.name} {mean_std(q.values[group.name].values())}" for q in shown) for group in groups
+    )
+    title = "Largest Hessian eigenvalue and trace: every seed (dots) and mean (bar)"
+    picture = Picture("", title, described, dots(groups, shown))
+    return Analysis("Curvature", text, rows, tables, [picture], [_NOTES[coordinates]])
+
+
+def _by_seed(rows: Sequence[Row], groups: Sequence[RunGroup], loss: str, column: str) -> dict[str, dict[int, float]]:
+    """Values of a column by the name of the group and seed."""
+    return {
+        group.name: {row["seed"]: row[column] for row in rows if (row["method"], row["loss"]) == (group.name, loss)}
+        for group in groups
+    }
 
 
 def _loss(objective: Objective, name: str, dtype: torch.dtype) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
@@ -106,39 +126,3 @@ def _loss(objective: Objective, name: str, dtype: torch.dtype) -> tuple[nn.Modul
         return nn.CrossEntropyLoss(), [(batch.images.to(dtype), batch.labels) for batch in objective.batches()]
     batches = [(batch.images.to(dtype), batch.teacher_logits.to(dtype)) for batch in objective.batches()]
     return DistillationLoss(objective.temperature), batches
-
-
-def _table(loss: str, by_method: Mapping[str, Sequence[Values]], eigenvalues: int) -> Table:
-    columns = [*(f"eigenvalue_{number}" for number in range(1, eigenvalues + 1)), "trace", "trace_error"]
-    rows = [
-        [name, *(mean_std([seed[column] for seed in seeds]) for column in columns), str(len(seeds))]
-        for name, seeds in by_method.items()
-    ]
-    header = ["method", *(f"eigenvalue {number}" for number in range(1, eigenvalues + 1)), "trace", "its standard error", "n"]
-    return Table(f"Hessian of the {loss} loss", header, rows, "Mean ± standard deviation over n seeds.")
-
-
-def _dots(groups: Sequence[RunGroup], found: Mapping[str, Mapping[str, Sequence[Values]]]) -> Picture:
-    """A dot for each seed and a bar at the mean: a row of panels for each loss, with the largest eigenvalue and the trace."""
-    figure = new_figure(6.8, 2 * (0.65 + 0.26 * len(groups)))
-    panels = figure.subplots(len(found), 2, sharey=True)
-    for row, (loss, by_method) in zip(panels, found.items(), strict=True):
-        for axes, column, name in zip(row, ("eigenvalue_1", "trace"), ("largest eigenvalue", "trace"), strict=True):
-            for height, group in enumerate(groups):
-                values = [seed[column] for seed in by_method[group.name]]
-                axes.scatter(values, [height] * len(values), s=20, color=colour(group.place), alpha=0.75, linewidth=0)
-                axes.plot([np.mean(values)] * 2, [height - 0.32, height + 0.32], color=colour(group.place), linewidth=2)
-            axes.set_xlabel(f"{name}, {loss} loss / nats")
-            axes.grid(axis="x", linewidth=0.5)
-            axes.set_axisbelow(True)
-            axes.tick_params(axis="y", length=0)
-        row[0].set_yticks(range(len(groups)), [label(group.name, 22) for group in groups])
-        row[0].set_ylim(len(groups) - 0.5, -0.5)
-    described = "; ".join(
-        f"{name}, {loss} loss: eigenvalue {np.mean([seed['eigenvalue_1'] for seed in seeds]):.3g}, "
-        f"trace {np.mean([seed['trace'] for seed in seeds]):.3g}"
-        for loss, by_method in found.items()
-        for name, seeds in by_method.items()
-    )
-    title = "Largest Hessian eigenvalue and trace: every seed (dots) and mean (bar)"
-    return Picture("", title, described, figure)

@@ -12,8 +12,9 @@ from ..reporting.drawing import label, log_scale
 from ..reporting.table import Row, Table, number
 from .analysis import Analysis, Picture, register_analysis
 from .gradient_windows import NETWORK, TOTAL, GradientWindows, Grams, read_groups, stream_colour
-from .panels import add_legend, new_panels
+from .panels import line_legend, new_panels
 from .runs import RunGroup
+from .seeds import mean_std
 
 Seeds = Mapping[int, GradientWindows]
 
@@ -100,7 +101,7 @@ def _medians(found: Mapping[str, Seeds]) -> Table:
                 for windows in seeds.values()
             ]
             momentum = first.momentum.get(part)
-            cells = [_spread(values), _spread(unbiased), " ".join(f"{value:.4f}" for value in values)]
+            cells = [mean_std(values, 4), mean_std(unbiased, 4), " ".join(f"{value:.4f}" for value in values)]
             rows.append([method, part, number(momentum, 3), str(len(values)), *cells])
     text = "Mean ± standard deviation over the seeds. momentum: that of the trainer for the stream."
     header = ["method", "stream", "momentum", "seeds", "GSNR", "corrected", "every seed"]
@@ -127,11 +128,6 @@ def _momenta(streams: Sequence[str], momentum: Mapping[str, float]) -> str:
     return ", ".join(f"{stream} {momentum[stream]:g}" for stream in streams)
 
 
-def _spread(values: Sequence[float]) -> str:
-    std = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{std}"
-
-
 # ---- pictures -----------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +145,7 @@ def _curves(found: Mapping[str, Seeds]) -> Picture:
         axes.grid(linewidth=0.5)
     figure.supxlabel("training step", fontsize="medium")
     figure.supylabel("GSNR", fontsize="medium")
-    add_legend(figure, panels)
+    line_legend(figure, panels)
     title = "GSNR of each stream over training: mean (line) and range (band) over the seeds; dotted: 1/T, pure noise"
     described = "; ".join(
         f"{method}: {', '.join(f'{part} {np.mean(values):.3f}' for part, values in medians(seeds).items())}"
@@ -174,7 +170,7 @@ def _layers(found: Mapping[str, Seeds], shown: Mapping[str, Sequence[str]]) -> P
         axes.set_title(label(method, 32), fontsize="medium")
         axes.grid(linewidth=0.5)
     figure.supxlabel("GSNR, median over training", fontsize="medium")
-    add_legend(figure, panels)
+    line_legend(figure, panels)
     title = "GSNR of each stream in the convolutions and the classifier, from input to output: mean over the seeds"
     return Picture("layers", title, "GSNR by layer; the values are in the CSV", figure)
 

@@ -17,13 +17,12 @@ from .landscape_figures import contours, curves
 from .objective import Objective
 from .partial import Partial, Values
 from .runs import Part, RunGroup, TrainedRun, first_teacher
+from .seeds import mean_std
 from .weight_space import (
     Vectors,
     Weights,
     batch_norm_images,
     filter_normalized,
-    images_key,
-    mean_std,
     plus,
     random_directions,
     recompute_batch_norm,
@@ -126,13 +125,13 @@ def landscape(
     statistics = batch_norm_images(common, bn_images) if batch_norm == "recompute" else None
     key: list[str | int | float] = [
         str(common.record.teacher_sha256),
-        images_key(common, part, limit),
+        common.data_fingerprint(part, limit),
         objective.temperature,
         seed,
         vectors,
         batch_norm,
     ]
-    key += [images_key(common, "train", bn_images)] if batch_norm == "recompute" else []
+    key += [common.data_fingerprint("train", bn_images)] if batch_norm == "recompute" else []
 
     grid, square = _grid(span, points), _grid(span, points_2d)
     alphas = sorted({*grid, *(sign * size for size in (radius, span / 2) for sign in (-1, 1)), 0.0})

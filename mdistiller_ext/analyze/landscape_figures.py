@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..reporting.drawing import colour, label, line_style, new_figure
+from ..reporting.drawing import PAGE, colour, label, line_style, log_scale, new_figure
 from .analysis import Picture
 from .partial import Values
 from .runs import RunGroup
 
-_WIDTH = 6.8  # inches: a page of a paper
 _LEVELS = 13
 
 
@@ -21,9 +20,7 @@ def curves(groups: Sequence[RunGroup], by_name: Mapping[str, Sequence[Mapping[fl
     Args:
         by_name: losses by distance for each seed of a group.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    figure = new_figure(_WIDTH, 2.5 + 0.2 * -(-len(groups) // 3))
+    figure = new_figure(PAGE, 2.5 + 0.2 * -(-len(groups) // 3))
     panels = figure.subplots(1, 2)
     for axes, loss in zip(panels, ("task", "distillation"), strict=True):
         for group in groups:
@@ -33,10 +30,7 @@ def curves(groups: Sequence[RunGroup], by_name: Mapping[str, Sequence[Mapping[fl
             how = {"color": colour(group.place), "linestyle": line_style(group.place)}
             axes.plot(alphas, losses.mean(axis=0), linewidth=1.5, label=label(group.name, 30), **how)
             axes.fill_between(alphas, losses.min(axis=0), losses.max(axis=0), color=how["color"], alpha=0.15, linewidth=0)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        log_scale(axes, "y")
         axes.set_xlabel("distance alpha / filter norms")
         axes.set_ylabel(f"{loss} loss / nats")
         axes.grid(linewidth=0.5)
@@ -61,7 +55,7 @@ def contours(planes: Mapping[str, Sequence[Sequence[Values]]], grid: Sequence[fl
 
     columns = min(len(planes), 4)
     rows = -(-len(planes) // columns)
-    figure = new_figure(min(1.5 * columns + 1.3, _WIDTH), 0.5 + 1.6 * rows)
+    figure = new_figure(min(1.5 * columns + 1.3, PAGE), 0.5 + 1.6 * rows)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     losses = {name: np.array([[values[loss] for values in row] for row in plane]) for name, plane in planes.items()}
     low, high = (edge([edge(each) for each in losses.values()]) for edge in (np.min, np.max))

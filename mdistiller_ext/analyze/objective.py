@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Loader
+from ..errors import ConfigError
 from ..evaluate import eval_mode
 from ..losses import kd_loss
 
@@ -32,10 +33,12 @@ class Objective:
     Args:
         loader: images in a fixed order; see ``TrainedRun.images``.
         teacher: in eval mode.
-        temperature: T.
+        temperature: T. Raises ConfigError unless it is positive.
     """
 
     def __init__(self, loader: Loader, teacher: nn.Module, temperature: float = TEMPERATURE) -> None:
+        if not temperature > 0:
+            raise ConfigError(f"the temperature must be positive, got {temperature}")
         self.loader = loader
         self.temperature = temperature
         with torch.no_grad(), eval_mode(teacher):
@@ -45,6 +48,18 @@ class Objective:
         """All images, in batches of the loader's size."""
         for (images, labels, *_), logits in zip(self.loader, self._teacher_logits, strict=True):
             yield LabelledBatch(images, labels, logits)
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return sum(map(len, self._teacher_logits))
+
+    @torch.no_grad()
+    def predictions(self, student: nn.Module) -> Iterator[tuple[LabelledBatch, Tensor]]:
+        """All batches, each with the logits ``[N, C]`` of a student in eval mode."""
+        with eval_mode(student):
+            for batch in self.batches():
+                yield batch, student(batch.images)[0].float()
 
     def losses(self, logits: Tensor, batch: LabelledBatch) -> dict[str, Tensor]:
         """Mean losses of a batch for the student's logits ``[N, C]``."""
@@ -57,12 +72,8 @@ class Objective:
     def __call__(self, student: nn.Module) -> dict[str, float]:
         """Mean ``task`` and ``distillation`` loss, and ``top1`` accuracy in percent, in eval mode."""
         sums: dict[str, Tensor] = {}
-        count = 0
-        with eval_mode(student):
-            for batch in self.batches():
-                logits = student(batch.images)[0].float()
-                values = self.losses(logits, batch) | {"top1": (logits.argmax(dim=1) == batch.labels).float().mean() * 100}
-                for name, value in values.items():
-                    sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * len(logits)
-                count += len(logits)
-        return {name: float(total) / count for name, total in sums.items()}
+        for batch, logits in self.predictions(student):
+            values = self.losses(logits, batch) | {"top1": (logits.argmax(dim=1) == batch.labels).float().mean() * 100}
+            for name, value in values.items():
+                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * len(logits)
+        return {name: float(total) / self.count for name, total in sums.items()}

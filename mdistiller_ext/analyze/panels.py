@@ -1,12 +1,15 @@
-"""Figures with a panel for each method, as wide as a column or a page of a paper."""
+"""Parts of pictures: a panel for each method, rows of dots, legends."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..reporting.drawing import COLUMN, new_figure
+from ..reporting.drawing import COLUMN, colour, label, line_style, new_figure
+from .runs import RunGroup
+from .seeds import Quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +32,34 @@ def new_panels(count: int, height: float, *, sharey: bool = False) -> tuple[Figu
     return figure, panels[:count]
 
 
-def add_legend(figure: Figure, panels: Sequence[Axes], columns: int = 4) -> None:
+def dots(groups: Sequence[RunGroup], quantities: Sequence[Quantity]) -> Figure:
+    """A panel for each quantity, two in a row, with a line for each group: every seed as a dot, and a bar at their mean."""
+    figure, panels = new_panels(len(quantities), 0.65 + 0.26 * len(groups), sharey=True)
+    for axes, quantity in zip(panels, quantities, strict=True):
+        for row, group in enumerate(groups):
+            values = list(quantity.values[group.name].values())
+            axes.scatter(values, [row] * len(values), s=18, color=colour(group.place), alpha=0.75, linewidth=0)
+            axes.plot([statistics.fmean(values)] * 2, [row - 0.32, row + 0.32], color=colour(group.place), linewidth=2)
+        axes.set_xlabel(quantity.name)
+        axes.grid(axis="x", linewidth=0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=5)
+    for axes in panels[::2]:
+        axes.set_yticks(range(len(groups)), [label(group.name, 24) for group in groups])
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+    return figure
+
+
+def group_legend(figure: Figure, groups: Sequence[RunGroup]) -> None:
+    """A legend of the groups below the panels."""
+    from matplotlib.lines import Line2D
+
+    looks: list[dict[str, Any]] = [{"color": colour(group.place), "linestyle": line_style(group.place)} for group in groups]
+    lines = [Line2D([], [], label=label(group.name, 24), **look) for group, look in zip(groups, looks, strict=True)]
+    figure.legend(handles=lines, loc="outside lower center", ncols=4, columnspacing=1, frameon=False)
+
+
+def line_legend(figure: Figure, panels: Sequence[Axes], columns: int = 4) -> None:
     """One legend for all panels, above them."""
     found = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(found.values()), list(found), loc="outside upper center", ncols=columns, frameon=False, columnspacing=1)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ from ..weight_files import teacher_path
 from ..weights import load_weights
 
 Part = Literal["train", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
+PART_NAMES: dict[Part, str] = {"train": "training", "test": "test"}  # as in "training images"
 Which = int | Literal["last", "best", "average"]
 """A student of a run: that of a kept epoch, of the last epoch, of the best one, or the average of the last ones"""
 
@@ -75,6 +77,15 @@ class TrainedRun:
         names = (re.fullmatch(r"student_(\d+)", file.name) for file in self.folder.glob("student_*"))
         return sorted(int(match[1]) for match in names if match)
 
+    def sampled_epochs(self, every: int = 1) -> list[int]:
+        """Every ``every``-th of the kept epochs, counted back from the last. Raises ConfigError, MissingFileError for none."""
+        if every < 1:
+            raise ConfigError(f"one of how many epochs must be at least 1, got {every}")
+        kept = self.kept_epochs()
+        if not kept:
+            raise MissingFileError(f"{self.folder} keeps the student of no epoch; LOG.SAVE_CHECKPOINT_FREQ 1 keeps every epoch")
+        return kept[::-every][::-1]
+
     def images(self, part: Part, limit: int = 0, batch_size: int = 0) -> Loader:
         """Loader of the run's training or test images in their order, not augmented; always the same object.
 
@@ -83,12 +94,16 @@ class TrainedRun:
             batch_size: 0 for that of the run's evaluation.
         """
         config = self.config.clone()
-        config.DATASET.LIMIT = min(filter(None, (limit, config.DATASET.LIMIT)), default=0)
+        config.DATASET.LIMIT = self.limited(limit)
         config.DATASET.TEST.BATCH_SIZE = batch_size or config.DATASET.TEST.BATCH_SIZE
         key = (config.DATASET.dump(), part)
         if key not in self._loaders:
             self._loaders[key] = build_plain_loader(config, self.device, part)
         return self._loaders[key]
+
+    def limited(self, limit: int) -> int:
+        """The limit of images, at most that of the run; 0 is none."""
+        return min(filter(None, (limit, self.config.DATASET.LIMIT)), default=0)
 
     def weights(self, which: Which = "last") -> Path:
         """File of a student. Raises MissingFileError with the remedy."""
@@ -103,6 +118,12 @@ class TrainedRun:
     def fingerprint(self, which: Which = "last") -> str:
         """Hash of a student's file."""
         return hashlib.sha256(self.weights(which).read_bytes()).hexdigest()[:16]
+
+    def data_fingerprint(self, part: Part, limit: int = 0) -> str:
+        """Hash of what ``images`` loads, and of the teacher's file."""
+        loader = self.images(part, limit)
+        about = loader.identity, self.config.DATASET.dump(), part, limit, self.record.teacher_sha256
+        return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
     def student(self, which: Which = "last") -> nn.Module:
         """A student in eval mode, float32. Raises MissingFileError, CorruptFileError for weights of another network."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 
 from ..build import build_loaders
 from ..errors import ConfigError, listing
-from .runs import Part, RunGroup, TrainedRun
+from .runs import RunGroup, TrainedRun
 
 Weights = dict[str, Tensor]
 """A tensor for each parameter of a network"""
@@ -108,14 +107,3 @@ def require_same_network(groups: Iterable[RunGroup]) -> None:
     if len(names) > 1:
         found = listing(f"{name} in {folder}" for name, folder in names.items())
         raise ConfigError(f"weights of different networks cannot be compared; name the runs of one student only: {found}")
-
-
-def images_key(run: TrainedRun, part: Part, limit: int) -> str:
-    """Hash of the choice of images ``run.images(part, limit)``, for the key of a partial result."""
-    return hashlib.sha256(repr((run.record.data, part, run.config.DATASET.LIMIT, limit)).encode()).hexdigest()[:16]
-
-
-def mean_std(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± standard deviation over the seeds; the mean alone of a single one."""
-    found = torch.tensor(values, dtype=torch.float64)
-    return f"{found.mean():,.{digits}f}" + (f" ± {found.std():,.{digits}f}" if len(values) > 1 else "")

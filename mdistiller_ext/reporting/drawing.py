@@ -9,7 +9,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COLOURS = ("#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#888888")
 LINE_STYLES = ("-", "--", ":", "-.")
 COLUMN = 3.4  # inches; a page of a paper has two columns
+PAGE = 2 * COLUMN
 INK = "#1b1f24"  # of text and axes; in a page, both of these are replaced by the page's own
 _GRID = "#d1d9e1"
 _DPI = 200
@@ -62,15 +63,16 @@ def line_style(place: int) -> str:
     return LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
 
 
-def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Give an axis a logarithmic scale with plain numbers: mathematical text is off, as labels come from users."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def log_scale(axes: Axes, which: str = "xy") -> None:
+    """Make axes logarithmic, with plain numbers at 1, 2 and 5 times the powers of ten."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    getattr(axes, f"set_{which}scale")("log")
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    for name in which:
+        axes.set(**{f"{name}scale": "log"})
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_locator(NullLocator())
 
 
 def label(name: str, width: int) -> str:

@@ -13,7 +13,6 @@ from mdistiller_ext.analyze.runs import open_runs
 from mdistiller_ext.analyze.weight_space import (
     batch_norm_images,
     filter_normalized,
-    mean_std,
     random_directions,
     recompute_batch_norm,
     require_same_network,
@@ -77,8 +76,3 @@ def test_runs_of_several_networks_are_refused(trained: Path, tmp_path: Path) -> 
     (other / "config.yaml").write_text((other / "config.yaml").read_text().replace("STUDENT: resnet8", "STUDENT: resnet14"))
     with pytest.raises(ConfigError, match=r"one student only: resnet14 in \S+other, resnet8 in \S+kd1"):
         require_same_network(open_runs([trained / "kd1", other]))
-
-
-def test_mean_and_standard_deviation_as_text() -> None:
-    assert mean_std([1.0, 3.0]) == "2.00 ± 1.41"
-    assert mean_std([1.0], 3) == "1.000"
