@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..reporting.drawing import colour, label, line_style, new_figure
@@ -47,10 +47,18 @@ def log_scale(axes: Axes, which: str = "xy") -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def legend(figure: Figure, groups: Sequence[RunGroup]) -> None:
-    """A legend of the groups below the panels."""
+def looks(groups: Sequence[RunGroup]) -> dict[str, dict[str, Any]]:
+    """Colour and line style of each group by its name."""
+    return {group.name: {"color": colour(group.place), "linestyle": line_style(group.place)} for group in groups}
+
+
+def legend(figure: Figure, lines: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add a legend of lines below the panels, by name; the figure grows by its height."""
     from matplotlib.lines import Line2D
 
-    looks: list[dict[str, Any]] = [{"color": colour(group.place), "linestyle": line_style(group.place)} for group in groups]
-    lines = [Line2D([], [], label=label(group.name, 24), **look) for group, look in zip(groups, looks, strict=True)]
-    figure.legend(handles=lines, loc="outside lower center", ncols=4, columnspacing=1, frameon=False)
+    labels = [label(name, 22) for name in lines]
+    columns = 4 if max(map(len, labels)) <= 14 else 3
+    handles = [Line2D([], [], **look) for look in lines.values()]
+    height = -(-len(labels) // columns) * (1 + any("\n" in name for name in labels))  # in lines of text
+    figure.set_figheight(figure.get_figheight() + 0.17 * height)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1, frameon=False)

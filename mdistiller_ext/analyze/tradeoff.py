@@ -13,7 +13,7 @@ from ..reporting.drawing import colour, line_style, new_figure
 from ..reporting.table import Row
 from .analysis import Analysis, Picture, register_analysis
 from .objective import TEMPERATURE, Objective
-from .panels import WIDTH, legend, log_scale
+from .panels import WIDTH, legend, log_scale, looks
 from .partial import Partial, Values
 from .runs import PART_NAMES, PARTS, RunGroup, TrainedRun, first_teacher
 from .seeds import Quantity, paired_tables, spread, value_table
@@ -91,14 +91,14 @@ def _losses(objective: Objective, run: TrainedRun, epoch: int) -> Values:
 
 
 def _paths(groups: Sequence[RunGroup], rows: Sequence[Row]) -> Figure:
-    figure = new_figure(WIDTH, 3.0 + 0.16 * -(-len(groups) // 4))
+    figure = new_figure(WIDTH, 3)
     for axes, part in zip(figure.subplots(1, len(PARTS)), PARTS, strict=True):
         for group in groups:
             _path(axes, group, [row for row in rows if row["method"] == group.name and row["part"] == part])
         log_scale(axes)
         axes.set(title=f"{PART_NAMES[part]} images", xlabel="task loss / nats", ylabel="distillation loss / nats")
         axes.grid(linewidth=0.5)
-    legend(figure, groups)
+    legend(figure, looks(groups))
     return figure
 
 
