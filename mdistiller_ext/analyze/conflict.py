@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigError
-from ..reporting.drawing import COLUMN, INK, colour, label, line_style, new_figure
+from ..reporting.drawing import COLUMN, INK, colour, line_style, new_figure
 from ..reporting.table import Row, Table
 from .analysis import Analysis, Picture, register_analysis
 from .gradient_windows import NETWORK, GradientWindows, Grams, read_groups
-from .panels import line_legend
+from .panels import legend
 from .runs import RunGroup
 from .seeds import mean_std
 
@@ -127,13 +127,15 @@ def _curves(found: Mapping[str, Seeds], places: Mapping[str, int]) -> Picture:
     figure = new_figure(COLUMN, 4.2)
     cosine, ratio = figure.subplots(2, 1, sharex=True)
     described = []
+    looks: dict[str, dict[str, Any]] = {}
     for method, seeds in found.items():
         first = next(iter(seeds.values()))
         pair = pairs_of(first)[0]
-        style: dict[str, Any] = {"color": colour(places[method]), "linestyle": line_style(places[method])}
+        style = {"color": colour(places[method]), "linestyle": line_style(places[method])}
+        looks[f"{method}: {pair.name}"] = style
         for axes, get in ((cosine, lambda one: one.cosine), (ratio, lambda one: one.inconsistent / one.consistent)):
             curves = np.array([_by_window(get(agreement(w.windows["sample_gram"], w, pair)), w) for w in seeds.values()])
-            axes.plot(first.steps, curves.mean(axis=0), linewidth=1.5, label=label(f"{method}: {pair.name}", 40), **style)
+            axes.plot(first.steps, curves.mean(axis=0), linewidth=1.5, **style)
             axes.fill_between(first.steps, curves.min(axis=0), curves.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
         described.append(f"{method} {curves.mean():.2f}")
     cosine.axhline(0, color=INK, linewidth=0.8)
@@ -142,7 +144,7 @@ def _curves(found: Mapping[str, Seeds], places: Mapping[str, int]) -> Picture:
     ratio.set_xlabel("training step")
     for axes in (cosine, ratio):
         axes.grid(linewidth=0.5)
-    line_legend(figure, [cosine], columns=1)
+    legend(figure, looks)
     title = "Cosine between the gradient of the labels and the teacher's, and the norms of their inconsistent part over the "
     title += "consistent part: mean (line) and range (band) over the seeds"
     return Picture("", title, f"ratio of inconsistent to consistent part: {'; '.join(described)}", figure)

@@ -18,7 +18,7 @@ from ..reporting.drawing import PAGE, colour, line_style, new_figure
 from ..reporting.table import Row
 from .analysis import Analysis, Picture, register_analysis
 from .objective import Objective
-from .panels import dots, group_legend
+from .panels import dots, legend, looks
 from .partial import Partial, Values
 from .predictions import class_means, correlation_rows, kl_rows
 from .runs import PART_NAMES, PARTS, Part, RunGroup, TrainedRun, first_teacher
@@ -133,7 +133,7 @@ def _by_class(objective: Objective, run: TrainedRun, labels: Tensor, temperature
 
 def _classes(groups: Sequence[RunGroup], rows: Sequence[Row]) -> Figure:
     """Agreement of each class, sorted."""
-    figure = new_figure(PAGE, 2.5 + 0.16 * -(-len(groups) // 4))
+    figure = new_figure(PAGE, 2.5)
     axes = figure.subplots()
     for group in groups:
         by_class = defaultdict(list)
@@ -145,5 +145,5 @@ def _classes(groups: Sequence[RunGroup], rows: Sequence[Row]) -> Figure:
         axes.plot(ranks, values, linewidth=1.2, drawstyle="steps-mid", color=colour(group.place), linestyle=style)
     axes.set(xlabel="classes, in falling order of agreement", ylabel="agreement / %")
     axes.grid(linewidth=0.5)
-    group_legend(figure, groups)
+    legend(figure, looks(groups))
     return figure

@@ -20,7 +20,7 @@ from ..reporting.drawing import INK, PAGE, colour, label, line_style, log_scale,
 from ..reporting.table import Row, Table
 from .analysis import Analysis, Picture, register_analysis
 from .objective import TEMPERATURE, LabelledBatch, Objective
-from .panels import dots
+from .panels import dots, legend
 from .partial import Partial, Values
 from .predictions import correlation_rows, kl_rows, without_class
 from .runs import RunGroup, TrainedRun, first_teacher
@@ -248,9 +248,9 @@ def _curves(groups: Sequence[RunGroup], rows: Sequence[Row]) -> Figure:
     lines = -(-len(groups) // columns)
     curves = [_by_component(group, rows) for group in groups]
     components = list(dict.fromkeys(name for each in curves for name in each if name != COUPLED))
-    figure = new_figure(PAGE, 1.9 * lines + 0.4 + 0.16 * -(-len(components) // 4))
+    figure = new_figure(PAGE, 1.9 * lines + 0.2)
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    handles: dict[str, Any] = {}
+    looks: dict[str, dict[str, Any]] = {}
     for axes in panels[len(groups) :]:
         axes.set_visible(False)
     for axes in panels[::columns]:
@@ -265,11 +265,12 @@ def _curves(groups: Sequence[RunGroup], rows: Sequence[Row]) -> Figure:
                 continue
             values[values == 0] = np.nan  # has no place on a logarithmic axis
             place = components.index(name) if name != COUPLED else 0
-            look = {"color": INK if name == COUPLED else colour(place)}
-            handles[name] = axes.plot(list(curve), values.mean(axis=1), linestyle=line_style(place), linewidth=1.2, **look)[0]
-            axes.fill_between(list(curve), values.min(axis=1), values.max(axis=1), alpha=0.2, linewidth=0, **look)
-        axes.set_title(label(group.name, 30), fontsize="medium")
+            looks[name] = look = {"color": INK if name == COUPLED else colour(place), "linestyle": line_style(place)}
+            axes.plot(list(curve), values.mean(axis=1), linewidth=1.2, **look)
+            lowest, highest = values.min(axis=1), values.max(axis=1)
+            axes.fill_between(list(curve), lowest, highest, alpha=0.2, linewidth=0, color=look["color"])
+        axes.set_title(label(group.name, 22), fontsize="medium")
         axes.grid(linewidth=0.5)
         log_scale(axes, "y")
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, columnspacing=1, frameon=False)
+    legend(figure, looks)
     return figure

@@ -12,7 +12,7 @@ from ..reporting.drawing import label, log_scale
 from ..reporting.table import Row, Table, number
 from .analysis import Analysis, Picture, register_analysis
 from .gradient_windows import NETWORK, TOTAL, GradientWindows, Grams, read_groups, stream_colour
-from .panels import line_legend, new_panels
+from .panels import legend, new_panels
 from .runs import RunGroup
 from .seeds import mean_std
 
@@ -136,16 +136,16 @@ def _curves(found: Mapping[str, Seeds]) -> Picture:
     figure, panels = new_panels(len(found), height=1.9, sharey=True)
     for axes, (method, seeds) in zip(panels, found.items(), strict=False):
         first = next(iter(seeds.values()))
-        for part, roles in parts_of(first).items():
+        for roles in parts_of(first).values():
             curves = np.array([gsnr_of(windows, roles) for windows in seeds.values()])
-            _draw_curve(axes, first.steps, curves, stream_colour(roles, first), part)
+            _draw_curve(axes, first.steps, curves, stream_colour(roles, first))
         axes.plot(first.steps, 1 / first.windows["samples"], color="#888888", linestyle=":", linewidth=1)
         log_scale(axes, "y")
         axes.set_title(label(method, 32), fontsize="medium")
         axes.grid(linewidth=0.5)
     figure.supxlabel("training step", fontsize="medium")
     figure.supylabel("GSNR", fontsize="medium")
-    line_legend(figure, panels)
+    legend(figure, _looks(found))
     title = "GSNR of each stream over training: mean (line) and range (band) over the seeds; dotted: 1/T, pure noise"
     described = "; ".join(
         f"{method}: {', '.join(f'{part} {np.mean(values):.3f}' for part, values in medians(seeds).items())}"
@@ -170,12 +170,18 @@ def _layers(found: Mapping[str, Seeds], shown: Mapping[str, Sequence[str]]) -> P
         axes.set_title(label(method, 32), fontsize="medium")
         axes.grid(linewidth=0.5)
     figure.supxlabel("GSNR, median over training", fontsize="medium")
-    line_legend(figure, panels)
+    legend(figure, _looks(found))
     title = "GSNR of each stream in the convolutions and the classifier, from input to output: mean over the seeds"
     return Picture("layers", title, "GSNR by layer; the values are in the CSV", figure)
 
 
-def _draw_curve(axes: Any, steps: Grams, curves: Grams, colour: str, name: str) -> None:
-    axes.plot(steps, curves.mean(axis=0), color=colour, linewidth=1.5, label=name)
+def _draw_curve(axes: Any, steps: Grams, curves: Grams, colour: str) -> None:
+    axes.plot(steps, curves.mean(axis=0), color=colour, linewidth=1.5)
     if len(curves) > 1:
         axes.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+
+
+def _looks(found: Mapping[str, Seeds]) -> dict[str, dict[str, Any]]:
+    """Colour of each stream, for the legend."""
+    streams = (seeds[min(seeds)] for seeds in found.values())
+    return {part: {"color": stream_colour(roles, first)} for first in streams for part, roles in parts_of(first).items()}

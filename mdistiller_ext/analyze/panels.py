@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..reporting.drawing import COLUMN, colour, label, line_style, new_figure
@@ -50,16 +50,18 @@ def dots(groups: Sequence[RunGroup], quantities: Sequence[Quantity]) -> Figure:
     return figure
 
 
-def group_legend(figure: Figure, groups: Sequence[RunGroup]) -> None:
-    """A legend of the groups below the panels."""
+def looks(groups: Sequence[RunGroup]) -> dict[str, dict[str, Any]]:
+    """Colour and line style of each group by its name."""
+    return {group.name: {"color": colour(group.place), "linestyle": line_style(group.place)} for group in groups}
+
+
+def legend(figure: Figure, lines: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add a legend of lines below the panels, by name; the figure grows by its height."""
     from matplotlib.lines import Line2D
 
-    looks: list[dict[str, Any]] = [{"color": colour(group.place), "linestyle": line_style(group.place)} for group in groups]
-    lines = [Line2D([], [], label=label(group.name, 24), **look) for group, look in zip(groups, looks, strict=True)]
-    figure.legend(handles=lines, loc="outside lower center", ncols=4, columnspacing=1, frameon=False)
-
-
-def line_legend(figure: Figure, panels: Sequence[Axes], columns: int = 4) -> None:
-    """One legend for all panels, above them."""
-    found = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(found.values()), list(found), loc="outside upper center", ncols=columns, frameon=False, columnspacing=1)
+    labels = [label(name, 22) for name in lines]
+    columns = 4 if max(map(len, labels)) <= 14 else 3
+    handles = [Line2D([], [], **look) for look in lines.values()]
+    height = -(-len(labels) // columns) * (1 + any("\n" in name for name in labels))  # in lines of text
+    figure.set_figheight(figure.get_figheight() + 0.17 * height)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1, frameon=False)

@@ -13,7 +13,7 @@ from ..reporting.drawing import PAGE, colour, line_style, log_scale, new_figure
 from ..reporting.table import Row
 from .analysis import Analysis, Picture, register_analysis
 from .objective import TEMPERATURE, Objective
-from .panels import group_legend
+from .panels import legend, looks
 from .partial import Partial, Values
 from .runs import PART_NAMES, PARTS, RunGroup, TrainedRun, first_teacher
 from .seeds import Quantity, mean_std, paired_tables, value_table
@@ -91,14 +91,14 @@ def _losses(objective: Objective, run: TrainedRun, epoch: int) -> Values:
 
 
 def _paths(groups: Sequence[RunGroup], rows: Sequence[Row]) -> Figure:
-    figure = new_figure(PAGE, 3.0 + 0.16 * -(-len(groups) // 4))
+    figure = new_figure(PAGE, 3)
     for axes, part in zip(figure.subplots(1, len(PARTS)), PARTS, strict=True):
         for group in groups:
             _path(axes, group, [row for row in rows if row["method"] == group.name and row["part"] == part])
         log_scale(axes)
         axes.set(title=f"{PART_NAMES[part]} images", xlabel="task loss / nats", ylabel="distillation loss / nats")
         axes.grid(linewidth=0.5)
-    group_legend(figure, groups)
+    legend(figure, looks(groups))
     return figure
 
 
