@@ -202,7 +202,7 @@ class GradientRecords:
             rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
         share = share_of_batch(self.distiller, len(batch.labels))
         local = torch.stack(rows)
-        return all_reduce_sum(local * share if share else torch.zeros_like(local))  # 0 times NaN is not zero
+        return all_reduce_sum(local.mul_(share) if share else local.zero_())  # 0 times NaN is not zero
 
     def _gram(self, vectors: Tensor) -> Tensor:
         """Inner products of ``[R, numel]`` within each parameter tensor: ``[P, R, R]``, on the CPU."""

@@ -186,6 +186,9 @@ def test_solver_arguments_are_all_settings() -> None:
         "amp",
         "cuda_graph",
         "checkpoint_steps",
+        "record",
+        "record_every",
+        "record_window",
         "on_nan",
     }
 
