@@ -72,7 +72,7 @@ ONLY = {
     },
     "analyze": {
         *("errors", "command", "plugins", "registry", "losses", "distributed", "evaluate", "checkpoint", "models", "data"),
-        *("distillers", "weights", "trainers", "acceleration", "config", "weight_files", "build", "reporting"),
+        *("distillers", "weights", "trainers", "acceleration", "config", "weight_files", "build", "bridge", "reporting"),
     },
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))

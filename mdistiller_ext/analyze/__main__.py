@@ -38,6 +38,10 @@ def main() -> None:
     every.add_argument("--limit", type=int, help="number of images of each analysis; by default its own, 0: all")
     arguments = parser.parse_args()
     load_plugins(arguments.plugin)
+    if arguments.upstream is not None:
+        from ..bridge.theirs import Upstream
+
+        Upstream(arguments.upstream)  # registers its methods
     groups = open_runs(arguments.runs, arguments.device)
     folder: Path = arguments.out or arguments.runs[0] / "analysis"
     if arguments.what == "all":
@@ -89,6 +93,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="FOLDER", type=Path, help="folder of the files; by default <first RUN>/analysis")
     command.add_argument("--device", default="auto", help="device of networks and images (default: auto)")
     command.add_argument("--plugin", metavar="FILE", action="append", default=[], help="as of train.py")
+    command.add_argument("--upstream", metavar="FOLDER", help="as of train.py")
 
 
 def _options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

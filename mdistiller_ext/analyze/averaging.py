@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from ..errors import ConfigError
 from ..evaluate import evaluate
-from ..reporting.drawing import PAGE, colour, label, line_style, new_figure
+from ..reporting.drawing import PAGE, colour, line_style, new_figure
 from ..reporting.table import Row, Table
 from ..trainers.averaging import averaged_student
 from .analysis import Analysis, Picture, register_analysis
+from .panels import legend, looks
 from .partial import Partial, Values
 from .runs import Part, RunGroup, TrainedRun
 from .seeds import mean_std
@@ -220,6 +221,8 @@ def _table(found: Mapping[str, Sequence[Averages]], last: int) -> Table:
         "distance to mean",
         "between two",
         "barrier / nats",
+        "dip / nats",
+        "last top-1 / %",
         "single top-1 / %",
         "average top-1 / %",
         "gain",
@@ -232,7 +235,7 @@ def _table(found: Mapping[str, Sequence[Averages]], last: int) -> Table:
 
 def _curves(groups: Sequence[RunGroup], found: Mapping[str, Sequence[Averages]], counts: Sequence[int]) -> Picture:
     """Accuracy of the average of the last I students, and its gain over the mean accuracy of these students, against I."""
-    figure = new_figure(PAGE, 2.5 + 0.2 * -(-len(groups) // 3))
+    figure = new_figure(PAGE, 2.5)
     accuracy, gain = figure.subplots(1, 2)
     for group in groups:
         average, single = (
@@ -247,7 +250,7 @@ def _curves(groups: Sequence[RunGroup], found: Mapping[str, Sequence[Averages]],
             "markersize": 3,
         }
         for axes, values in ((accuracy, average), (gain, average - single)):
-            axes.plot(counts, values.mean(axis=0), label=label(group.name, 30), **how)
+            axes.plot(counts, values.mean(axis=0), **how)
             axes.fill_between(counts, values.min(axis=0), values.max(axis=0), color=how["color"], alpha=0.15, linewidth=0)
         accuracy.plot(counts, single.mean(axis=0), color=how["color"], linestyle=":", linewidth=1)
     accuracy.set_ylabel("top-1 / %")
@@ -258,7 +261,7 @@ def _curves(groups: Sequence[RunGroup], found: Mapping[str, Sequence[Averages]],
         axes.minorticks_off()
         axes.set_xlabel("number of last students I")
         axes.grid(linewidth=0.5)
-    figure.legend(*gain.get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1, frameon=False)
+    legend(figure, looks(groups))
     described = "; ".join(
         f"{name}: {np.mean([seed.average_top1(count) for seed in seeds]):.2f} of the last {count}, single students "
         f"{np.mean([seed.single_top1(count) for seed in seeds]):.2f}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigError
 from ..reporting.drawing import COLUMN, INK, colour, line_style, new_figure
 from ..reporting.table import Row, Table
 from .analysis import Analysis, Picture, register_analysis
@@ -44,15 +44,36 @@ class Agreement(NamedTuple):
     consistent: Grams
     inconsistent: Grams
 
+    @property
+    def relative_norm(self) -> Grams:
+        """Norm of the second over that of the first."""
+        return _ratio(self.second, self.first)
+
+    @property
+    def relative_inconsistency(self) -> Grams:
+        """Norm of the inconsistent over that of the consistent part."""
+        return _ratio(self.inconsistent, self.consistent)
+
 
 def agreement(gram: Grams, windows: GradientWindows, pair: Pair) -> Agreement:
     """Relate the two gradients of a pair, from the inner products ``[..., R, R]`` of the roles' gradients."""
     sides = ((pair.first, pair.first), (pair.second, pair.second), (pair.first, pair.second))
     a, b, ab = (windows.inner(gram, *roles) for roles in sides)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cosine = ab / np.sqrt(a * b)
+    cosine = _ratio(ab, np.sqrt(a * b))
     parts = (np.sqrt(np.maximum(a + b + sign * 2 * ab, 0)) / 2 for sign in (1, -1))
     return Agreement(cosine, np.sqrt(a), np.sqrt(b), *parts)
+
+
+def _ratio(above: Grams, below: Grams) -> Grams:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio: Grams = above / below
+    return ratio
+
+
+def mean_of(values: Grams) -> float:
+    """Mean without the samples for which a ratio is not defined, as a gradient is zero; NaN of none."""
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else math.nan
 
 
 def pairs_of(windows: GradientWindows) -> list[Pair]:
@@ -71,8 +92,6 @@ def pairs_of(windows: GradientWindows) -> list[Pair]:
 def conflict(groups: Sequence[RunGroup]) -> Analysis:
     """Cosines and norms between the gradients of the streams over training."""
     found, notes = read_groups(groups, "conflict")
-    if not any(pairs_of(windows) for seeds in found.values() for windows in seeds.values()):
-        raise ConfigError("the recorded methods have a single stream: conflict needs two")
     rows = [row for name, seeds in found.items() for seed, windows in seeds.items() for row in _rows(name, seed, windows)]
     places = {group.name: group.place for group in groups}
     return Analysis("Conflict of gradients", _TEXT, rows, [_table(found)], [_curves(found, places)], notes)
@@ -97,12 +116,12 @@ def _rows(method: str, seed: int, windows: GradientWindows) -> Iterator[Row]:
 def _values(found: Agreement) -> Row:
     """Means over samples; of a layer, whose samples are not kept, the cosine of the mean inner products."""
     return {
-        "cosine": float(found.cosine.mean()),
+        "cosine": mean_of(found.cosine),
         "share_negative": float((found.cosine < 0).mean()) if len(found.cosine) > 1 else None,
-        "norm_first": float(found.first.mean()),
-        "norm_second": float(found.second.mean()),
-        "norm_consistent": float(found.consistent.mean()),
-        "norm_inconsistent": float(found.inconsistent.mean()),
+        "norm_first": mean_of(found.first),
+        "norm_second": mean_of(found.second),
+        "norm_consistent": mean_of(found.consistent),
+        "norm_inconsistent": mean_of(found.inconsistent),
     }
 
 
@@ -112,10 +131,10 @@ def _table(found: Mapping[str, Seeds]) -> Table:
         for pair in pairs_of(next(iter(seeds.values()))):
             each = [agreement(windows.windows["sample_gram"], windows, pair) for windows in seeds.values()]
             values = [
-                [one.cosine.mean() for one in each],
-                [(one.cosine < 0).mean() * 100 for one in each],
-                [(one.second / one.first).mean() for one in each],
-                [(one.inconsistent / one.consistent).mean() for one in each],
+                [mean_of(one.cosine) for one in each],
+                [float((one.cosine < 0).mean()) * 100 for one in each],
+                [mean_of(one.relative_norm) for one in each],
+                [mean_of(one.relative_inconsistency) for one in each],
             ]
             rows.append([method, pair.name, str(len(each)), *(mean_std(each_seed, 3) for each_seed in values)])
     header = ["method", "pair a - b", "seeds", "cosine", "cosine < 0 / %", "|b| / |a|", "inconsistent / consistent"]
@@ -133,7 +152,7 @@ def _curves(found: Mapping[str, Seeds], places: Mapping[str, int]) -> Picture:
         pair = pairs_of(first)[0]
         style = {"color": colour(places[method]), "linestyle": line_style(places[method])}
         looks[f"{method}: {pair.name}"] = style
-        for axes, get in ((cosine, lambda one: one.cosine), (ratio, lambda one: one.inconsistent / one.consistent)):
+        for axes, get in ((cosine, lambda one: one.cosine), (ratio, lambda one: one.relative_inconsistency)):
             curves = np.array([_by_window(get(agreement(w.windows["sample_gram"], w, pair)), w) for w in seeds.values()])
             axes.plot(first.steps, curves.mean(axis=0), linewidth=1.5, **style)
             axes.fill_between(first.steps, curves.min(axis=0), curves.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
@@ -153,4 +172,4 @@ def _curves(found: Mapping[str, Seeds], places: Mapping[str, int]) -> Picture:
 def _by_window(values: Grams, windows: GradientWindows) -> Grams:
     """Means of the samples of each window: ``[N]`` -> ``[W]``."""
     counts = windows.windows["samples"]
-    return np.array([part.mean() for part in np.split(values, np.cumsum(counts)[:-1])])
+    return np.array([mean_of(part) for part in np.split(values, np.cumsum(counts)[:-1])])

@@ -46,22 +46,22 @@ def curvature(
     part: Annotated[Part, "images of the losses, not augmented"] = "train",
     eigenvalues: Annotated[int, "number of eigenvalues"] = 3,
     vectors: Annotated[int, "random vectors of the trace"] = 10,
-    coordinates: Annotated[Coordinates, "Hessian by the weights, or by filters in units of their size"] = "weights",
+    coordinates: Annotated[Coordinates, "Hessian by the weights, or by filters in units of their size"] = "filters",
     seed: Annotated[int, "of random vectors"] = 0,
     double: Annotated[bool, "float64, several times slower on a GPU"] = False,
     partial: Partial | None = None,
 ) -> Analysis:
     """Largest Hessian eigenvalues and trace of task and distillation loss at the last students."""
-    if eigenvalues < 1 or vectors < 2:
-        raise ConfigError(f"--eigenvalues must be at least 1 and --vectors at least 2; got {eigenvalues}, {vectors}")
+    if eigenvalues < 1 or vectors < 2 or seed < 0:
+        raise ConfigError(
+            f"--eigenvalues must be at least 1, --vectors at least 2, --seed not negative; got {eigenvalues}, {vectors}, {seed}"
+        )
     require_same_network(groups)
     common = first_teacher(groups)
     objective = Objective(common.images(part, limit), common.teacher())
     dtype = torch.float64 if double else torch.float32
     key: list[str | int | float] = [
-        str(common.record.teacher_sha256),
         common.data_fingerprint(part, limit),
-        objective.temperature,
         coordinates,
         seed,
         str(dtype),

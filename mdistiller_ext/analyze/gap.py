@@ -20,7 +20,7 @@ from .analysis import Analysis, Picture, register_analysis
 from .objective import Objective
 from .panels import dots, legend, looks
 from .partial import Partial, Values
-from .predictions import class_means, correlation_rows, kl_rows
+from .predictions import correlation_rows, kl_rows
 from .runs import PART_NAMES, PARTS, Part, RunGroup, TrainedRun, first_teacher
 from .seeds import Quantity, mean_std, paired_tables, value_table
 
@@ -56,7 +56,7 @@ def gap(
     """
     if min(temperatures, default=0) <= 0:
         raise ConfigError(f"temperatures must be positive, got {list(temperatures)}")
-    known = partial or Partial()
+    known = Partial() if partial is None else partial
     reference = first_teacher(groups)
     runs = [(group, run) for group in groups for run in group.runs]
     rows: list[Row] = []
@@ -65,11 +65,10 @@ def gap(
     for part in PARTS:
         objective = Objective(reference.images(part, limit), reference.teacher())
         counts.append(f"{objective.count:,} {PART_NAMES[part]} images")
-        labels = torch.cat([batch.labels for batch in objective.batches()]).cpu()
-        images = labels.bincount(minlength=objective.loader.num_classes).tolist()
+        images = objective.loader.labels.bincount(minlength=objective.loader.num_classes).tolist()
         about: list[str | int | float] = ["gap", reference.data_fingerprint(part, limit), *temperatures]
         for group, run in tqdm(runs, desc=f"gap, {part}", disable=None, leave=False):
-            values = known.get([*about, run.fingerprint()], functools.partial(_by_class, objective, run, labels, temperatures))
+            values = known.get([*about, run.fingerprint()], functools.partial(_by_class, objective, run, temperatures))
             by_class: dict[str, dict[int, float]] = defaultdict(dict)
             for key, value in values.items():
                 name, _, number = key.partition("/")
@@ -122,13 +121,17 @@ def gap(
     )
 
 
-def _by_class(objective: Objective, run: TrainedRun, labels: Tensor, temperatures: Sequence[float]) -> Values:
+def _by_class(objective: Objective, run: TrainedRun, temperatures: Sequence[float]) -> Values:
     """Means over the images of a class, by ``<name>/<class>``; classes without images are left out."""
-    pairs = [(logits.cpu(), batch.teacher_logits.cpu()) for batch, logits in objective.predictions(run.student())]
-    student, teacher = (torch.cat(logits).double() for logits in zip(*pairs, strict=True))
-    found = gaps(student, teacher, temperatures)
-    means = {name: class_means(values, labels, student.shape[1]).tolist() for name, values in found.items()}
-    return {f"{name}/{c}": value for name, values in means.items() for c, value in enumerate(values) if not math.isnan(value)}
+    classes = objective.loader.num_classes
+    sums: dict[str, Tensor] = {}
+    counts = torch.zeros(classes, dtype=torch.int64)
+    for batch, logits in objective.predictions(run.student()):
+        labels = batch.labels.cpu()
+        counts += labels.bincount(minlength=classes)
+        for name, values in gaps(logits.cpu().double(), batch.teacher_logits.cpu().double(), temperatures).items():
+            sums[name] = sums.get(name, torch.zeros(classes, dtype=torch.float64)).index_add(0, labels, values)
+    return {f"{name}/{c}": float(total[c] / counts[c]) for name, total in sums.items() for c in counts.nonzero()[:, 0].tolist()}
 
 
 def _classes(groups: Sequence[RunGroup], rows: Sequence[Row]) -> Figure:

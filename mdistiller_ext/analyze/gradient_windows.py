@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UserError
 from .runs import RunGroup, TrainedRun
 
 NETWORK = "network"
@@ -30,6 +30,7 @@ class GradientWindows:
         momentum: momentum of each stream of the trainer.
         layers: modules of the student that have parameters, in their order; name -> rows of the P parameter tensors.
         windows: the finished windows.
+        kernels: the layers with more than vectors: convolutions and linear layers.
     """
 
     roles: Sequence[str]
@@ -37,6 +38,7 @@ class GradientWindows:
     momentum: dict[str, float]
     layers: dict[str, list[int]]
     windows: dict[str, NDArray[Any]]
+    kernels: Sequence[str] = ()
 
     @property
     def steps(self) -> Grams:
@@ -58,15 +60,15 @@ class GradientWindows:
 
 def recorded_gradients(run: TrainedRun, kind: str) -> GradientWindows:
     """Read the records of a kind, ``gsnr`` or ``conflict``. Raises ConfigError where the run has none."""
-    records: dict[str, Any] = run.checkpoint().get("records") or {}
+    saved = run.checkpoint()
+    records: dict[str, Any] = saved.get("records") or {}
     kinds = records.get("kinds", [])
     if kind not in kinds:
         has = f"it recorded {', '.join(kinds)} alone" if kinds else "it recorded no gradients"
         raise ConfigError(f"{run.folder} has no records for {kind}: {has}. Train it with SOLVER.RECORD '[{kind}]'")
     windows = {name: values.numpy() for name, values in records["windows"].items()}
-    complete = int(
-        (windows["samples"] == records["window"]).sum()
-    )  # all but the last one, perhaps, whose GSNR has another bias
+    # A last, incomplete window is left out: its GSNR has another bias.
+    complete = int((windows["samples"] == records["window"]).sum())
     samples = complete * records["window"]
     windows = {name: values[: samples if name.startswith("sample_") else complete] for name, values in windows.items()}
     if not complete:
@@ -80,7 +82,8 @@ def recorded_gradients(run: TrainedRun, kind: str) -> GradientWindows:
         layers.setdefault(name.rpartition(".")[0], []).append(row)
     if len(streams) == 1:
         streams = {role: [role] for role in records["roles"]}
-    return GradientWindows(records["roles"], streams, momentum, layers, windows)
+    kernels = list(dict.fromkeys(name.rpartition(".")[0] for name in records["parameters"] if saved["student"][name].dim() > 1))
+    return GradientWindows(records["roles"], streams, momentum, layers, windows, kernels)
 
 
 def read_groups(groups: Sequence[RunGroup], kind: str) -> tuple[dict[str, dict[int, GradientWindows]], list[str]]:
@@ -93,14 +96,25 @@ def read_groups(groups: Sequence[RunGroup], kind: str) -> tuple[dict[str, dict[i
     for group in groups:
         for run in group.runs:
             try:
-                found.setdefault(group.name, {})[run.seed] = recorded_gradients(run, kind)
-            except ConfigError as error:
+                windows = recorded_gradients(run, kind)
+            except UserError as error:
                 reasons.append(str(error))
-    found = {name: windows for name, windows in found.items() if windows}
+                continue
+            found.setdefault(group.name, {})[run.seed] = windows
+        _check_same_steps(group.name, list(found.get(group.name, {}).values()))
     if not found:
         raise ConfigError(reasons[0])
     others = f" (the first: {reasons[0]})" if reasons else ""
     return found, [f"{len(reasons)} runs without these records are left out{others}"] if reasons else []
+
+
+def _check_same_steps(name: str, seeds: Sequence[GradientWindows]) -> None:
+    """Raise ConfigError unless all seeds of a group have the same windows, over which means are taken."""
+    if any(not np.array_equal(windows.steps, seeds[0].steps) for windows in seeds):
+        raise ConfigError(
+            f"the runs of {name} recorded their gradients at different steps (SOLVER.RECORD_EVERY, RECORD_WINDOW, or batches "
+            "that were not finite): analyse them one by one"
+        )
 
 
 def stream_colour(roles: Sequence[str], of: GradientWindows) -> str:

@@ -99,7 +99,7 @@ def gradients(
 
     Raises ConfigError if the runs have no common teacher, or a method reads more than the logits of one view.
     """
-    known = partial or Partial()
+    known = Partial() if partial is None else partial
     reference = first_teacher(groups)
     batch_size = int(reference.config.SOLVER.BATCH_SIZE)
     training = Objective(reference.images("train", limit, batch_size), reference.teacher(), temperature)
@@ -107,7 +107,7 @@ def gradients(
     rows: list[Row] = []
     relations: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     about: list[str | int | float] = ["gradients", reference.data_fingerprint("train", limit), temperature, batch_size]
-    epochs = [(group, run, epoch) for group in groups for run in group.runs for epoch in run.sampled_epochs(every)]
+    epochs = [(group, run, epoch) for group in groups for run in group.runs for epoch in group.sampled_epochs(every)]
     for group, run, epoch in tqdm(epochs, desc="gradients", disable=None, leave=False):
         name = run.config.DISTILLER.TYPE
         key = [*about, name, repr(hyper_parameters(run.config, name)), run.epochs, epoch, run.fingerprint(epoch)]
@@ -119,7 +119,7 @@ def gradients(
     about[1] = reference.data_fingerprint("test", limit)
     for group in groups:
         for run in tqdm(group.runs, desc=f"non-top classes, {group.name}", disable=None, leave=False):
-            epoch = run.sampled_epochs()[-1]
+            epoch = group.sampled_epochs()[-1]
             found = known.get([*about, run.fingerprint(epoch)], functools.partial(_relations, run, epoch, test, temperature))
             for name, value in found.items():
                 relations[name][group.name][run.seed] = value
@@ -178,7 +178,7 @@ def _components(run: TrainedRun, epoch: int, objective: Objective, temperature: 
     sums: dict[str, float] = defaultdict(float)
     for batch, logits in objective.predictions(student):
         for name, values in _of_batch(method, given, batch, logits, progress, temperature, run).items():
-            sums[name] += float(values.double().sum())
+            sums[name] += float(values.cpu().double().sum())
     return {name: total / objective.count for name, total in sums.items()}
 
 
@@ -210,7 +210,7 @@ def _relations(run: TrainedRun, epoch: int, objective: Objective, temperature: f
     sums: dict[str, float] = defaultdict(float)
     for batch, logits in objective.predictions(run.student(epoch)):
         for name, values in non_top_relations(logits, batch.teacher_logits, temperature).items():
-            sums[name] += float(values.double().sum())
+            sums[name] += float(values.cpu().double().sum())
     return {name: total / objective.count for name, total in sums.items()}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ..reporting.drawing import label, log_scale
 from ..reporting.table import Row, Table, number
@@ -21,8 +21,8 @@ Seeds = Mapping[int, GradientWindows]
 _TEXT = (
     "GSNR of a stream over a window of T sampled steps: |mean g|² / mean |g - mean g|² of its gradient g with respect to the "
     "student's weights, over the batch of all processes, without weight decay (DeepKD, arXiv 2505.15133). Pure noise has about "
-    "1/T (dotted line): the corrected value, (T - 1)/T GSNR - 1/T, is 0 there; the order of streams is the same. Numbers of a "
-    "run are medians over its windows."
+    "1/(T - 1) (dotted line), where the corrected value, (T - 1)/T GSNR - 1/T, is 0; both order streams alike. Those of a run "
+    "are medians over its windows."
 )
 
 
@@ -41,6 +41,12 @@ def corrected(ratio: Grams, samples: Grams) -> Grams:
     return ratio * (samples - 1) / samples - 1 / samples
 
 
+def median(ratio: Grams) -> float:
+    """Median over the windows without those in which the gradient is zero throughout, where it is not defined; NaN of none."""
+    defined = ratio[np.isfinite(ratio)]
+    return float(np.median(defined)) if len(defined) else math.nan
+
+
 def parts_of(windows: GradientWindows) -> dict[str, Sequence[str]]:
     """The streams and, if there are several, their total; name -> roles."""
     return {**windows.streams, **({TOTAL: windows.roles} if len(windows.streams) > 1 else {})}
@@ -51,17 +57,8 @@ def gsnr(groups: Sequence[RunGroup]) -> Analysis:
     """Signal-to-noise ratio of each stream's gradient over training, and the order of momenta that it suggests."""
     found, notes = read_groups(groups, "gsnr")
     rows = [row for name, seeds in found.items() for seed, windows in seeds.items() for row in _rows(name, seed, windows)]
-    convolutions = {
-        group.name: [
-            name for name, module in group.runs[0].student().named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
-        ]
-        for group in groups
-        if group.name in found
-    }
     tables = [_medians(found), _orders(found)]
-    return Analysis(
-        "Signal-to-noise ratio of gradients", _TEXT, rows, tables, [_curves(found), _layers(found, convolutions)], notes
-    )
+    return Analysis("Signal-to-noise ratio of gradients", _TEXT, rows, tables, [_curves(found), _layers(found)], notes)
 
 
 def _rows(method: str, seed: int, windows: GradientWindows) -> list[Row]:
@@ -77,7 +74,7 @@ def _rows(method: str, seed: int, windows: GradientWindows) -> list[Row]:
             rows.append(about | where | {"samples": int(samples[place])} | values)
         for layer in windows.layers:
             ratio = gsnr_of(windows, roles, layer)
-            values = {"gsnr": float(np.median(ratio)), "corrected": float(np.median(corrected(ratio, samples)))}
+            values = {"gsnr": median(ratio), "corrected": median(corrected(ratio, samples))}
             rows.append(about | {"layer": layer, "samples": int(samples.sum())} | values)
     return rows
 
@@ -88,7 +85,7 @@ def _rows(method: str, seed: int, windows: GradientWindows) -> list[Row]:
 def medians(seeds: Seeds) -> dict[str, list[float]]:
     """GSNR of each stream and the total, for each seed: the median over the windows."""
     parts = parts_of(next(iter(seeds.values())))
-    return {part: [float(np.median(gsnr_of(windows, roles))) for windows in seeds.values()] for part, roles in parts.items()}
+    return {part: [median(gsnr_of(windows, roles)) for windows in seeds.values()] for part, roles in parts.items()}
 
 
 def _medians(found: Mapping[str, Seeds]) -> Table:
@@ -97,7 +94,7 @@ def _medians(found: Mapping[str, Seeds]) -> Table:
         for part, values in medians(seeds).items():
             first = next(iter(seeds.values()))
             unbiased = [
-                float(np.median(corrected(gsnr_of(windows, parts_of(windows)[part]), windows.windows["samples"])))
+                median(corrected(gsnr_of(windows, parts_of(windows)[part]), windows.windows["samples"]))
                 for windows in seeds.values()
             ]
             momentum = first.momentum.get(part)
@@ -111,7 +108,7 @@ def _medians(found: Mapping[str, Seeds]) -> Table:
 def _orders(found: Mapping[str, Seeds]) -> Table:
     rows = []
     for method, seeds in found.items():
-        streams = {part: values for part, values in medians(seeds).items() if part != TOTAL}
+        streams = {part: values for part, values in medians(seeds).items() if part != TOTAL and not np.isnan(values).any()}
         orders = [tuple(sorted(streams, key=lambda part: -streams[part][i])) for i in range(len(seeds))]
         most = max(set(orders), key=orders.count)
         momentum = next(iter(seeds.values())).momentum
@@ -139,14 +136,14 @@ def _curves(found: Mapping[str, Seeds]) -> Picture:
         for roles in parts_of(first).values():
             curves = np.array([gsnr_of(windows, roles) for windows in seeds.values()])
             _draw_curve(axes, first.steps, curves, stream_colour(roles, first))
-        axes.plot(first.steps, 1 / first.windows["samples"], color="#888888", linestyle=":", linewidth=1)
+        axes.plot(first.steps, 1 / (first.windows["samples"] - 1), color="#888888", linestyle=":", linewidth=1)
         log_scale(axes, "y")
         axes.set_title(label(method, 32), fontsize="medium")
         axes.grid(linewidth=0.5)
     figure.supxlabel("training step", fontsize="medium")
     figure.supylabel("GSNR", fontsize="medium")
     legend(figure, _looks(found))
-    title = "GSNR of each stream over training: mean (line) and range (band) over the seeds; dotted: 1/T, pure noise"
+    title = "GSNR of each stream over training: mean (line) and range (band) over the seeds; dotted: 1/(T - 1), pure noise"
     described = "; ".join(
         f"{method}: {', '.join(f'{part} {np.mean(values):.3f}' for part, values in medians(seeds).items())}"
         for method, seeds in found.items()
@@ -154,18 +151,27 @@ def _curves(found: Mapping[str, Seeds]) -> Picture:
     return Picture("", title, f"median GSNR over training, {described}", figure)
 
 
-def _layers(found: Mapping[str, Seeds], shown: Mapping[str, Sequence[str]]) -> Picture:
+def _layers(found: Mapping[str, Seeds]) -> Picture:
     """GSNR of each stream in each convolution and linear layer, from the input to the output."""
-    figure, panels = new_panels(len(found), height=max(0.16 * max(map(len, shown.values())), 1.6))
+    figure, panels = new_panels(
+        len(found), height=max(0.16 * max(len(windows.kernels) for seeds in found.values() for windows in seeds.values()), 1.6)
+    )
     for axes, (method, seeds) in zip(panels, found.items(), strict=False):
         first = next(iter(seeds.values()))
-        layers = [layer for layer in first.layers if layer in shown[method]]
         for part, roles in parts_of(first).items():
-            values = [np.mean([np.median(gsnr_of(windows, roles, layer)) for windows in seeds.values()]) for layer in layers]
+            values = [
+                np.mean([median(gsnr_of(windows, roles, layer)) for windows in seeds.values()]) for layer in first.kernels
+            ]
             axes.plot(
-                values, range(len(layers)), color=stream_colour(roles, first), marker="o", markersize=3, linewidth=1, label=part
+                values,
+                range(len(first.kernels)),
+                color=stream_colour(roles, first),
+                marker="o",
+                markersize=3,
+                linewidth=1,
+                label=part,
             )
-        axes.set_yticks(range(len(layers)), layers, fontsize="x-small")
+        axes.set_yticks(range(len(first.kernels)), first.kernels, fontsize="x-small")
         axes.invert_yaxis()
         axes.set_title(label(method, 32), fontsize="medium")
         axes.grid(linewidth=0.5)

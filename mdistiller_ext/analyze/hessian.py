@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
+from ..errors import ConfigError
 from ..losses import kd_loss
 from .weight_space import Weights, filter_norms, weights_of
 
@@ -89,10 +90,18 @@ def hessian(
 
 
 def largest_eigenvalues(operator: HessianLinearOperator, count: int, seed: int) -> list[float]:
-    """The algebraically largest eigenvalues, in falling order, by Lanczos iterations (ARPACK)."""
+    """The algebraically largest eigenvalues, in falling order, by Lanczos iterations (ARPACK).
+
+    Raises ConfigError for as many eigenvalues as coordinates or more, and where the iterations do not converge.
+    """
     size = operator.shape[1]
+    if count >= size:
+        raise ConfigError(f"the Hessian has {size} coordinates: ask for fewer than {count} eigenvalues")
     start = np.random.default_rng(seed).standard_normal(size)
-    found = eigsh(operator.to_scipy(), k=count, which="LA", v0=start, tol=_TOLERANCE, return_eigenvectors=False)
+    try:
+        found = eigsh(operator.to_scipy(), k=count, which="LA", v0=start, tol=_TOLERANCE, return_eigenvectors=False)
+    except ArpackNoConvergence as error:
+        raise ConfigError(f"the largest {count} eigenvalues did not converge: ask for fewer, or compute in float64") from error
     return sorted(map(float, found), reverse=True)
 
 

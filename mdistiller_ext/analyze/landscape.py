@@ -124,9 +124,7 @@ def landscape(
     objective = Objective(common.images(part, limit), common.teacher())
     statistics = batch_norm_images(common, bn_images) if batch_norm == "recompute" else None
     key: list[str | int | float] = [
-        str(common.record.teacher_sha256),
         common.data_fingerprint(part, limit),
-        objective.temperature,
         seed,
         vectors,
         batch_norm,

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..reporting.drawing import PAGE, colour, label, line_style, log_scale, new_figure
 from .analysis import Picture
+from .panels import legend, looks
 from .partial import Values
 from .runs import RunGroup
 
@@ -20,7 +21,7 @@ def curves(groups: Sequence[RunGroup], by_name: Mapping[str, Sequence[Mapping[fl
     Args:
         by_name: losses by distance for each seed of a group.
     """
-    figure = new_figure(PAGE, 2.5 + 0.2 * -(-len(groups) // 3))
+    figure = new_figure(PAGE, 2.5)
     panels = figure.subplots(1, 2)
     for axes, loss in zip(panels, ("task", "distillation"), strict=True):
         for group in groups:
@@ -28,13 +29,13 @@ def curves(groups: Sequence[RunGroup], by_name: Mapping[str, Sequence[Mapping[fl
             alphas = list(seeds[0])
             losses = np.array([[values[loss] for values in seed.values()] for seed in seeds])
             how = {"color": colour(group.place), "linestyle": line_style(group.place)}
-            axes.plot(alphas, losses.mean(axis=0), linewidth=1.5, label=label(group.name, 30), **how)
+            axes.plot(alphas, losses.mean(axis=0), linewidth=1.5, **how)
             axes.fill_between(alphas, losses.min(axis=0), losses.max(axis=0), color=how["color"], alpha=0.15, linewidth=0)
         log_scale(axes, "y")
         axes.set_xlabel("distance alpha / filter norms")
         axes.set_ylabel(f"{loss} loss / nats")
         axes.grid(linewidth=0.5)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1, frameon=False)
+    legend(figure, looks(groups))
     described = "; ".join(
         f"{name} {loss} loss {min(values):.2f} to {max(values):.2f}"
         for loss in ("task", "distillation")

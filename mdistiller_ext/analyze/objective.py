@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -41,18 +42,23 @@ class Objective:
             raise ConfigError(f"the temperature must be positive, got {temperature}")
         self.loader = loader
         self.temperature = temperature
-        with torch.no_grad(), eval_mode(teacher):
-            self._teacher_logits = [teacher(images)[0].float() for images, *_ in loader]
+        self._teacher = teacher
+
+    @functools.cached_property
+    def teacher_logits(self) -> list[Tensor]:
+        """Those of each batch; computed where a value is not known yet."""
+        with torch.no_grad(), eval_mode(self._teacher):
+            return [self._teacher(images)[0].float() for images, *_ in self.loader]
 
     def batches(self) -> Iterator[LabelledBatch]:
         """All images, in batches of the loader's size."""
-        for (images, labels, *_), logits in zip(self.loader, self._teacher_logits, strict=True):
+        for (images, labels, *_), logits in zip(self.loader, self.teacher_logits, strict=True):
             yield LabelledBatch(images, labels, logits)
 
     @property
     def count(self) -> int:
         """Number of images."""
-        return sum(map(len, self._teacher_logits))
+        return self.loader.num_images
 
     @torch.no_grad()
     def predictions(self, student: nn.Module) -> Iterator[tuple[LabelledBatch, Tensor]]:
@@ -75,5 +81,5 @@ class Objective:
         for batch, logits in self.predictions(student):
             values = self.losses(logits, batch) | {"top1": (logits.argmax(dim=1) == batch.labels).float().mean() * 100}
             for name, value in values.items():
-                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * len(logits)
+                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.cpu().double() * len(logits)
         return {name: float(total) / self.count for name, total in sums.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..build import build_plain_loader, build_student, build_teacher
 from ..config import hyper_parameters
 from ..data import Loader
 from ..distillers import Distiller, create_distiller
-from ..errors import ConfigError, MissingFileError, listing
+from ..errors import ConfigError, MissingFileError, Note, listing
 from ..registry import DISTILLERS
 from ..reporting.groups import make_groups
 from ..reporting.records import Run, read_records
@@ -58,6 +59,7 @@ class TrainedRun:
         self.config: CfgNode = record.config
         self.device = device
         self._loaders = loaders
+        self._fingerprints: dict[Which, str] = {}
 
     @property
     def seed(self) -> int:
@@ -76,15 +78,6 @@ class TrainedRun:
         """Epochs whose student is in the folder, in rising order; see LOG.SAVE_CHECKPOINT_FREQ."""
         names = (re.fullmatch(r"student_(\d+)", file.name) for file in self.folder.glob("student_*"))
         return sorted(int(match[1]) for match in names if match)
-
-    def sampled_epochs(self, every: int = 1) -> list[int]:
-        """Every ``every``-th of the kept epochs, counted back from the last. Raises ConfigError, MissingFileError for none."""
-        if every < 1:
-            raise ConfigError(f"one of how many epochs must be at least 1, got {every}")
-        kept = self.kept_epochs()
-        if not kept:
-            raise MissingFileError(f"{self.folder} keeps the student of no epoch; LOG.SAVE_CHECKPOINT_FREQ 1 keeps every epoch")
-        return kept[::-every][::-1]
 
     def images(self, part: Part, limit: int = 0, batch_size: int = 0) -> Loader:
         """Loader of the run's training or test images in their order, not augmented; always the same object.
@@ -116,8 +109,10 @@ class TrainedRun:
         return file
 
     def fingerprint(self, which: Which = "last") -> str:
-        """Hash of a student's file."""
-        return hashlib.sha256(self.weights(which).read_bytes()).hexdigest()[:16]
+        """Hash of a student's file, as it was at the first call."""
+        if which not in self._fingerprints:
+            self._fingerprints[which] = hashlib.sha256(self.weights(which).read_bytes()).hexdigest()[:16]
+        return self._fingerprints[which]
 
     def data_fingerprint(self, part: Part, limit: int = 0) -> str:
         """Hash of what ``images`` loads, and of the teacher's file."""
@@ -182,6 +177,19 @@ class RunGroup:
     place: int
     runs: Sequence[TrainedRun]
 
+    def sampled_epochs(self, every: int = 1) -> list[int]:
+        """Every ``every``-th of the epochs that all runs keep, counted back from the last; see LOG.SAVE_CHECKPOINT_FREQ.
+
+        Raises ConfigError for ``every`` below 1, MissingFileError where there is none.
+        """
+        if every < 1:
+            raise ConfigError(f"one of how many epochs must be at least 1, got {every}")
+        kept = sorted(set.intersection(*(set(run.kept_epochs()) for run in self.runs)))
+        if not kept:
+            where = listing(str(run.folder) for run in self.runs)
+            raise MissingFileError(f"{where} keep the student of no common epoch; LOG.SAVE_CHECKPOINT_FREQ 1 keeps every epoch")
+        return kept[::-every][::-1]
+
 
 def open_runs(folders: Iterable[Path], device: str = "auto") -> list[RunGroup]:
     """Open the runs in folders, searched recursively, grouped as in the report of a study.
@@ -192,6 +200,10 @@ def open_runs(folders: Iterable[Path], device: str = "auto") -> list[RunGroup]:
     where = choose_device(device)
     loaders: dict[Any, Loader] = {}
     groups = make_groups(records.runs, records.notes)
+    for note in records.notes:
+        warnings.warn(note, Note, stacklevel=2)
+    if not groups:
+        raise MissingFileError(f"no run whose settings can be read: {listing(records.notes)}")
     return [
         RunGroup(group.name, place, [TrainedRun(run, where, loaders) for run in group.runs])
         for place, group in enumerate(groups)
@@ -204,13 +216,17 @@ def first_teacher(groups: Iterable[RunGroup]) -> TrainedRun:
     Raises ConfigError if there is none, if there are several, or if the runs do not share one data set.
     """
     runs = [run for group in groups for run in group.runs]
-    teachers = {run.record.teacher_sha256: run for run in runs if run.has_teacher}
+    teachers: dict[str | None, TrainedRun] = {}
+    for run in runs:
+        if run.has_teacher:
+            teachers.setdefault(run.record.teacher_sha256, run)
     if len(teachers) != 1:
         found = listing(str(run.folder) for run in teachers.values())
         raise ConfigError(
             f"one teacher is needed for all runs; {f'{found} have different ones' if found else 'no run has one'}"
         )
-    data = {repr(run.record.data): run for run in runs}
+    same = ("LIMIT", "IMAGE_SIZE", "MEAN", "STD")
+    data = {repr((run.record.data, [run.config.DATASET[name] for name in same])): run for run in runs}
     if len(data) > 1:
         raise ConfigError(f"the runs are of different data: {listing(str(run.folder) for run in data.values())}")
     return next(iter(teachers.values()))

@@ -111,6 +111,9 @@ def teacher(
             means = [number(float(values[key].nanmean()), digits) for key, (_, digits) in _COLUMNS.items()]
             cells.append([augmentation, f"{temperature:g}", *means])
     logits, labels = predicted["weak"]
+    absent = [names[c] for c in classes if not (labels == c).any()]
+    if absent:
+        raise ConfigError(f"there is no image of class {listing(absent)} among {len(labels)}: choose a larger --limit")
     chosen = list(classes) or _extremes(rows, temperatures[-1])
     pictures = []
     for temperature in temperatures:
@@ -168,7 +171,7 @@ def _predict(run: TrainedRun, loader: Loader, name: str) -> tuple[Tensor, Tensor
     network = run.teacher()
     with eval_mode(network):
         batches = tqdm(loader, desc=f"teacher, {name}", disable=None, leave=False)
-        pairs = [(network(images)[0].double().cpu(), labels.cpu()) for images, labels, *_ in batches]
+        pairs = [(network(images)[0].cpu().double(), labels.cpu()) for images, labels, *_ in batches]
     logits, labels = zip(*pairs, strict=True)
     return torch.cat(logits), torch.cat(labels)
 

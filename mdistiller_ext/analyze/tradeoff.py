@@ -38,9 +38,9 @@ def tradeoff(
 
     Raises ConfigError if the runs have no common teacher, MissingFileError if a run keeps no epoch.
     """
-    known = partial or Partial()
+    known = Partial() if partial is None else partial
     reference = first_teacher(groups)
-    students = [(group, run, epoch) for group in groups for run in group.runs for epoch in run.sampled_epochs(every)]
+    students = [(group, run, epoch) for group in groups for run in group.runs for epoch in group.sampled_epochs(every)]
     rows: list[Row] = []
     counts = []
     for part in PARTS:
@@ -79,10 +79,10 @@ def tradeoff(
         ),
         rows=rows,
         tables=[
-            value_table("Losses at the last epoch", groups, quantities, "Mean ± standard deviation over n seeds."),
-            *paired_tables("Losses at the last epoch", groups, losses),
+            value_table("Losses at the last kept epoch", groups, quantities, "Mean ± standard deviation over n seeds."),
+            *paired_tables("Losses at the last kept epoch", groups, losses),
         ],
-        pictures=[Picture("", title, f"at the last epoch: {'; '.join(described)}", _paths(groups, rows))],
+        pictures=[Picture("", title, f"at the last kept epoch: {'; '.join(described)}", _paths(groups, rows))],
     )
 
 

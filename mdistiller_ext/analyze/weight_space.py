@@ -42,7 +42,7 @@ def plus(weights: Weights, *steps: tuple[float, Weights]) -> Weights:
 
 def distance(first: Weights, second: Weights) -> float:
     """Euclidean distance over all parameters."""
-    return sum(float((first[name] - second[name]).double().square().sum()) for name in first) ** 0.5
+    return sum(float((first[name] - second[name]).cpu().double().square().sum()) for name in first) ** 0.5
 
 
 # ---- directions ---------------------------------------------------------------------------------------------------

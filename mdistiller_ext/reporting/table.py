@@ -20,12 +20,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A table: title, one line about it, header and cells."""
+    """A table: title, one line about it, header and cells. Raises ValueError for a row of another length than the header."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     text: str = ""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.header) for row in self.rows):  # tabulate would shift the header
+            raise ValueError(f"table '{self.title}': a row has not {len(self.header)} cells")
 
     @property
     def numeric(self) -> list[bool]:

@@ -25,5 +25,5 @@ def test_every_run_has_falling_eigenvalues_and_a_second_call_computes_nothing(
 
 
 def test_impossible_options_are_refused(trained: Path) -> None:
-    with pytest.raises(ConfigError, match="--vectors at least 2; got 3, 1"):
+    with pytest.raises(ConfigError, match="--vectors at least 2, --seed not negative; got 3, 1, 0"):
         curvature([trained / "kd0"], vectors=1)
