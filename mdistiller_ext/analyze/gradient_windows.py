@@ -16,7 +16,7 @@ NETWORK = "network"
 TOTAL = "total"
 Grams = NDArray[np.float64]
 
-# A stream has the same colour in all pictures; a stream of several roles that of the first.
+# A stream has the same colour in all pictures; one of several roles that of kd.
 _COLOURS = {"task": "#0072B2", "target": "#E69F00", "nontarget": "#009E73", "kd": "#D55E00"}
 
 
@@ -119,4 +119,6 @@ def _check_same_steps(name: str, seeds: Sequence[GradientWindows]) -> None:
 
 def stream_colour(roles: Sequence[str], of: GradientWindows) -> str:
     """Colour of a set of roles; grey for all of them."""
-    return "#888888" if len(roles) == len(of.roles) else _COLOURS[roles[0]]
+    if len(roles) == len(of.roles):
+        return "#888888"
+    return _COLOURS[roles[0] if len(roles) == 1 else "kd"]

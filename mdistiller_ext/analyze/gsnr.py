@@ -136,12 +136,11 @@ def _curves(found: Mapping[str, Seeds]) -> Picture:
         for roles in parts_of(first).values():
             curves = np.array([gsnr_of(windows, roles) for windows in seeds.values()])
             _draw_curve(axes, first.steps, curves, stream_colour(roles, first))
+        axes.set(xlabel="training step", ylabel="GSNR")
         axes.plot(first.steps, 1 / (first.windows["samples"] - 1), color="#888888", linestyle=":", linewidth=1)
         log_scale(axes, "y")
         axes.set_title(label(method, 32), fontsize="medium")
         axes.grid(linewidth=0.5)
-    figure.supxlabel("training step", fontsize="medium")
-    figure.supylabel("GSNR", fontsize="medium")
     legend(figure, _looks(found))
     title = "GSNR of each stream over training: mean (line) and range (band) over the seeds; dotted: 1/(T - 1), pure noise"
     described = "; ".join(
@@ -173,9 +172,9 @@ def _layers(found: Mapping[str, Seeds]) -> Picture:
             )
         axes.set_yticks(range(len(first.kernels)), first.kernels, fontsize="x-small")
         axes.invert_yaxis()
+        axes.set_xlabel("GSNR, median over training")
         axes.set_title(label(method, 32), fontsize="medium")
         axes.grid(linewidth=0.5)
-    figure.supxlabel("GSNR, median over training", fontsize="medium")
     legend(figure, _looks(found))
     title = "GSNR of each stream in the convolutions and the classifier, from input to output: mean over the seeds"
     return Picture("layers", title, "GSNR by layer; the values are in the CSV", figure)

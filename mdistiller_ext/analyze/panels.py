@@ -60,7 +60,7 @@ def legend(figure: Figure, lines: Mapping[str, Mapping[str, Any]]) -> None:
     from matplotlib.lines import Line2D
 
     labels = [label(name, 22) for name in lines]
-    columns = 4 if max(map(len, labels)) <= 14 else 3
+    columns = int(figure.get_figwidth() / (1.7 if max(map(len, labels)) <= 14 else 2.2))  # inches
     handles = [Line2D([], [], **look) for look in lines.values()]
     height = -(-len(labels) // columns) * (1 + any("\n" in name for name in labels))  # in lines of text
     figure.set_figheight(figure.get_figheight() + 0.17 * height)
