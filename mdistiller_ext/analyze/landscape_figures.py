@@ -70,7 +70,7 @@ def contours(planes: Mapping[str, Sequence[Sequence[Values]]], grid: Sequence[fl
         axes.plot(0, 0, marker="+", color="white", markersize=7)
         axes.set_aspect("equal")
         axes.set_title(label(name, 20), fontsize="medium")
-    bar = figure.colorbar(drawn, ax=panels, ticks=levels[::3], format="%.3g", aspect=25)
+    bar = figure.colorbar(drawn, ax=list(panels.flat[: len(planes)]), ticks=levels[::3], format="%.3g", aspect=25)
     bar.minorticks_off()
     bar.set_label(f"{loss} loss / nats")
     figure.supxlabel("distance along direction 1 / filter norms", fontsize="medium")
