@@ -54,8 +54,8 @@ def contours(planes: Mapping[str, Sequence[Sequence[Values]]], grid: Sequence[fl
     """
     from matplotlib.colors import LogNorm
 
-    columns = min(len(planes), 4)
-    rows = -(-len(planes) // columns)
+    rows = -(-len(planes) // 4)
+    columns = -(-len(planes) // rows)
     figure = new_figure(min(1.5 * columns + 1.3, PAGE), 0.5 + 1.6 * rows)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     losses = {name: np.array([[values[loss] for values in row] for row in plane]) for name, plane in planes.items()}
@@ -70,6 +70,8 @@ def contours(planes: Mapping[str, Sequence[Sequence[Values]]], grid: Sequence[fl
         axes.plot(0, 0, marker="+", color="white", markersize=7)
         axes.set_aspect("equal")
         axes.set_title(label(name, 20), fontsize="medium")
+    for axes in panels.flat[len(planes) - columns : len(planes)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
     bar = figure.colorbar(drawn, ax=list(panels.flat[: len(planes)]), ticks=levels[::3], format="%.3g", aspect=25)
     bar.minorticks_off()
     bar.set_label(f"{loss} loss / nats")
