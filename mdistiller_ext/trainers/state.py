@@ -226,7 +226,12 @@ _ENTRIES = {
         None,
         saved_only=True,
     ),
-    "seconds": _Entry(lambda state: state.seconds, lambda state, value: state.start_clock(value), int | float, saved_only=True),
+    "seconds": _Entry(  # at the end of an epoch those of its row, so that a finished run that is resumed writes the same
+        lambda state: state.seconds if state.step else state.epoch_seconds,
+        lambda state, value: state.start_clock(value),
+        int | float,
+        saved_only=True,
+    ),
     "cost": _Entry(
         lambda state: state.cost.state_dict(), lambda state, value: state.cost.load_state_dict(value), None, saved_only=True
     ),

@@ -22,9 +22,9 @@ def analyze(*words: object) -> Finished:
 
 @pytest.fixture(scope="module")
 def everything(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Path]:
-    """``analyze all`` of all runs, and its folder."""
+    """``analyze all`` of two runs, and its folder."""
     folder = tmp_path_factory.mktemp("analysis")
-    return analyze("all", trained, "--limit", 20, "--out", folder), folder
+    return analyze("all", trained / "kd0", trained / "deepkd0", "--limit", 20, "--out", folder), folder
 
 
 def test_all_writes_numbers_and_pictures_of_every_analysis_and_one_page(everything: tuple[Finished, Path]) -> None:
