@@ -22,7 +22,7 @@ from ..trainers.averaging import averaged_student
 from .analysis import Analysis, Picture, register_analysis
 from .panels import legend, looks
 from .partial import Partial, Values
-from .runs import Part, RunGroup, TrainedRun
+from .runs import PART_NAMES, Part, RunGroup, TrainedRun
 from .seeds import mean_std
 from .weight_space import (
     Weights,
@@ -153,7 +153,8 @@ def averaging(
         f"consecutive epochs over the line between their losses, at {points} points, the largest of the last {pairs} pairs; "
         "dip: how far it falls below, the mean of these pairs. "
         f"Average of the last I students as in PRKD. Batch norm's statistics are recomputed on {bn_images:,} augmented "
-        f"training images, for single students too. Accuracy and loss: {f'at most {limit:,} ' if limit else ''}{part} images."
+        f"training images, for single students too. Accuracy and loss: "
+        f"{f'at most {limit:,} ' if limit else ''}{PART_NAMES[part]} images."
     )
     note = "distances depend on the scale of filters before batch norm, which changes nothing that the network computes"
     return Analysis(

@@ -18,7 +18,7 @@ from .hessian import Coordinates, DistillationLoss, hessian, largest_eigenvalues
 from .objective import Objective
 from .panels import dots
 from .partial import Partial, Values
-from .runs import Part, RunGroup, TrainedRun, first_teacher
+from .runs import PART_NAMES, Part, RunGroup, TrainedRun, first_teacher
 from .seeds import Quantity, mean_std, value_table
 from .weight_space import require_same_network
 
@@ -95,7 +95,8 @@ def curvature(
     shown = [replace(q, name=f"{q.name}, {loss} loss / nats") for loss, of in found.items() for q in (of[0], of[-2])]
     text = (
         f"Hessian of the mean loss {_COORDINATES[coordinates]}, at the last student in eval mode (batch norm with running "
-        f"statistics), over {objective.loader.num_images:,} {part} images, not augmented, {str(dtype).removeprefix('torch.')}. "
+        f"statistics), over {objective.loader.num_images:,} {PART_NAMES[part]} images, not augmented, "
+        f"{str(dtype).removeprefix('torch.')}. "
         f"Task loss: cross-entropy; distillation loss: T² KL(teacher || student), T = {objective.temperature:g}, one teacher. "
         f"The {eigenvalues} largest eigenvalues by Lanczos iterations, the trace as the mean over {vectors} random vectors "
         "of signs (Hutchinson, 1989), by curvlinops."

@@ -104,8 +104,7 @@ def read_groups(groups: Sequence[RunGroup], kind: str) -> tuple[dict[str, dict[i
         _check_same_steps(group.name, list(found.get(group.name, {}).values()))
     if not found:
         raise ConfigError(reasons[0])
-    others = f" (the first: {reasons[0]})" if reasons else ""
-    return found, [f"{len(reasons)} runs without these records are left out{others}"] if reasons else []
+    return found, [f"runs without these records are left out: {len(reasons)} (the first: {reasons[0]})"] if reasons else []
 
 
 def _check_same_steps(name: str, seeds: Sequence[GradientWindows]) -> None:

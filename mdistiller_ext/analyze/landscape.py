@@ -16,7 +16,7 @@ from .analysis import Analysis, register_analysis
 from .landscape_figures import contours, curves
 from .objective import Objective
 from .partial import Partial, Values
-from .runs import Part, RunGroup, TrainedRun, first_teacher
+from .runs import PART_NAMES, Part, RunGroup, TrainedRun, first_teacher
 from .seeds import mean_std
 from .weight_space import (
     Vectors,
@@ -172,7 +172,8 @@ def landscape(
         "Losses of the last student moved by alpha times a random direction, each filter of which has the norm of the same "
         f"filter of that student; biases and batch norm's parameters: {vectors} (Li et al., NeurIPS 2018, arXiv 1712.09913). "
         f"All runs have the same {directions} random directions (seed {seed}), scaled to the filters of each. Task loss: "
-        f"cross-entropy; distillation loss: T² KL(teacher || student), T = {objective.temperature:g}, one teacher; {part} "
+        f"cross-entropy; distillation loss: T² KL(teacher || student), T = {objective.temperature:g}, one teacher; "
+        f"{PART_NAMES[part]} "
         f"images, not augmented. Batch norm: {_NORMALISED[batch_norm].format(bn_images=bn_images)}. {cost}."
     )
     tables = [_table(by_group, directions, loss, radius, span / 2) for loss in LOSSES]

@@ -40,6 +40,6 @@ def test_runs_without_records_are_refused_or_left_out(trained: Path) -> None:
     groups = open_runs([trained])
     found, (note,) = read_groups(groups, "gsnr")
     assert [len(seeds) for seeds in found.values()] == [2]
-    assert note.startswith("8 runs without these records are left out (the first: ")
+    assert note.startswith("runs without these records are left out: 8 (the first: ")
     with pytest.raises(ConfigError, match=r"recorded no gradients\. Train it with SOLVER.RECORD '\[conflict\]'"):
         read_groups(open_runs([trained / "kd0"]), "conflict")

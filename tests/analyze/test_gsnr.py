@@ -47,7 +47,7 @@ def test_the_analysis_has_every_window_and_layer(trained: Path) -> None:
     (table, order) = analysis.tables
     assert table.rows[0][-1].split()[0] == f"{np.median(values):.4f}"
     assert set(order.rows[0][1].split(" > ")) == {"task", "target", "nontarget"}
-    assert analysis.notes[0].startswith("8 runs without")
+    assert analysis.notes[0].startswith("runs without these records")
     assert [picture.name for picture in analysis.pictures] == ["", "layers"]
 
 
