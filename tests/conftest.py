@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """One thread here and in subprocesses: networks this small gain nothing from more, and CPUs may be shared."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the suite may run, ignores it, and so would the programs
     config.stash[FIGURES] = Counter()
 
 
