@@ -19,7 +19,7 @@ from .objective import Objective
 from .panels import dots
 from .partial import Partial, Values
 from .runs import PART_NAMES, Part, RunGroup, TrainedRun, first_teacher
-from .seeds import Quantity, mean_std, value_table
+from .seeds import Quantity, in_words, value_table
 from .weight_space import require_same_network
 
 if TYPE_CHECKING:
@@ -105,9 +105,7 @@ def curvature(
         value_table(f"Hessian of the {loss} loss", groups, of, "Mean ± standard deviation over n seeds; error: standard error.")
         for loss, of in found.items()
     ]
-    described = "; ".join(
-        f"{group.name}: " + ", ".join(f"{q.name} {mean_std(q.values[group.name].values())}" for q in shown) for group in groups
-    )
+    described = in_words(groups, shown)
     title = "Largest Hessian eigenvalue and trace: every seed (dots) and mean (bar)"
     picture = Picture("", title, described, dots(groups, shown))
     return Analysis("Curvature", text, rows, tables, [picture], [_NOTES[coordinates]])

@@ -22,7 +22,7 @@ from .panels import dots, legend, looks
 from .partial import Partial, Values
 from .predictions import correlation_rows, kl_rows
 from .runs import PART_NAMES, PARTS, Part, RunGroup, TrainedRun, first_teacher
-from .seeds import Quantity, mean_std, paired_tables, value_table
+from .seeds import Quantity, in_words, paired_tables, value_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,10 +87,7 @@ def gap(
         part: [Quantity(title, means[part, name], digits) for name, (title, digits) in titles.items()] for part in PARTS
     }
     shown = [quantities["test"][0], quantities["test"][-1]]
-    described = "; ".join(
-        f"{group.name}: " + ", ".join(f"{q.name} {mean_std(q.values[group.name].values(), q.digits)}" for q in shown)
-        for group in groups
-    )
+    described = in_words(groups, shown)
     return Analysis(
         title="Gap between student and teacher",
         text=(

@@ -24,7 +24,7 @@ from .panels import dots, legend
 from .partial import Partial, Values
 from .predictions import correlation_rows, kl_rows, without_class
 from .runs import RunGroup, TrainedRun, first_teacher
-from .seeds import Quantity, mean_std, paired_tables, value_table
+from .seeds import Quantity, in_words, paired_tables, value_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,10 +134,7 @@ def gradients(
                 rows.append(row)
     quantities = [Quantity(title, relations[name], digits) for name, (title, digits) in _MEASURES.items()]
     table = _table(groups, rows)
-    described = "; ".join(
-        f"{group.name}: " + ", ".join(f"{q.name} {mean_std(q.values[group.name].values(), q.digits)}" for q in quantities)
-        for group in groups
-    )
+    described = in_words(groups, quantities)
     return Analysis(
         title="Gradients of non-top logits",
         text=(

@@ -44,6 +44,14 @@ def paired(values: BySeed, baseline: BySeed, digits: int = 2) -> str:
     return f"{number(statistics.fmean(differences), digits, '+')} ({', '.join(number(d, digits, '+') for d in differences)})"
 
 
+def in_words(groups: Sequence[RunGroup], quantities: Sequence[Quantity]) -> str:
+    """Mean ± standard deviation of each quantity of each group, as the description of a picture."""
+    return "; ".join(
+        f"{group.name}: " + ", ".join(f"{q.name} {mean_std(q.values[group.name].values(), q.digits)}" for q in quantities)
+        for group in groups
+    )
+
+
 def value_table(title: str, groups: Sequence[RunGroup], quantities: Sequence[Quantity], text: str = "") -> Table:
     """A row for each group: number of runs, and mean ± standard deviation of each quantity."""
     rows = [

@@ -16,7 +16,7 @@ from .objective import TEMPERATURE, Objective
 from .panels import legend, looks
 from .partial import Partial, Values
 from .runs import PART_NAMES, PARTS, RunGroup, TrainedRun, first_teacher
-from .seeds import Quantity, mean_std, paired_tables, value_table
+from .seeds import Quantity, in_words, paired_tables, value_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,10 +62,7 @@ def tradeoff(
         for what, column, digits in columns
     ]
     losses = [quantity for quantity in quantities if quantity.name.endswith("loss")]
-    described = (
-        f"{group.name}: " + ", ".join(f"{q.name} {mean_std(q.values[group.name].values(), 3)}" for q in losses)
-        for group in groups
-    )
+    described = in_words(groups, losses)
     title = (
         "Cross-entropy with the labels against T² KL(teacher || student) after each epoch: a line for the mean over the seeds "
         "of each method, ending in a large dot; a small dot for the end of each seed. Both axes logarithmic."
@@ -82,7 +79,7 @@ def tradeoff(
             value_table("Losses at the last kept epoch", groups, quantities, "Mean ± standard deviation over n seeds."),
             *paired_tables("Losses at the last kept epoch", groups, losses),
         ],
-        pictures=[Picture("", title, f"at the last kept epoch: {'; '.join(described)}", _paths(groups, rows))],
+        pictures=[Picture("", title, f"at the last kept epoch: {described}", _paths(groups, rows))],
     )
 
 
