@@ -77,6 +77,7 @@ def _data_options(config: CfgNode, device: torch.device) -> dict[str, Any]:
         "device": device,
         "data_device": None if data.DEVICE == "auto" else choose_device(data.DEVICE),
         "num_workers": data.NUM_WORKERS,
+        "channels_last": config.SOLVER.CHANNELS_LAST,
         "on_error": data.ON_ERROR,
         "num_classes": data.NUM_CLASSES,
         "image_size": data.IMAGE_SIZE,

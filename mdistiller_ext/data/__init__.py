@@ -70,6 +70,7 @@ def create_loaders(
     device: str | torch.device = "cpu",
     data_device: str | torch.device | None = None,
     num_workers: int = 2,
+    channels_last: bool = True,
     on_error: OnError = "stop",
     num_classes: int = 0,
     image_size: int = 0,
@@ -96,6 +97,7 @@ def create_loaders(
         device: device of the batches.
         data_device: device of images kept in memory, ``device`` by default.
         num_workers: dataloader workers of each loader, at most one per core; unused for data sets kept in memory.
+        channels_last: memory format of batches of image files: channels last, or contiguous.
         on_error: what to do with an image file that cannot be read, ``stop`` or ``skip``; see WorkerLoader.
         num_classes: required number of classes; 0 for the data set's own.
         image_size: height and width in pixels to resize image files to; 0 for the data set's own.
@@ -118,6 +120,7 @@ def create_loaders(
         device=device,
         data_device=data_device,
         num_workers=num_workers,
+        channels_last=channels_last,
         on_error=on_error,
         num_classes=num_classes,
         image_size=image_size,
@@ -176,6 +179,7 @@ def _sources(
     device: str | torch.device = "cpu",
     data_device: str | torch.device | None = None,
     num_workers: int = 2,
+    channels_last: bool = True,
     on_error: OnError = "stop",
     num_classes: int = 0,
     image_size: int = 0,
@@ -265,6 +269,7 @@ def _sources(
             mean=mean,
             std=std,
             num_workers=num_workers,
+            channels_last=channels_last,
             on_error=on_error,
             device=device,
             rank=rank,

@@ -1,13 +1,14 @@
 """Load batches of image files: decoded and transformed one by one in dataloader workers.
 
 The counterpart of ``loader.py`` for data sets that do not fit in memory, with the same interface and guarantees. Images
-are transferred to the device as uint8 and normalized there.
+are transferred to the device as uint8 and normalized there, in the memory layout in which they are decoded, channels last.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +16,13 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import ConfigError, DataWorkerError, Note, UserError
 from .base import Samples
 from .identity import DataIdentity
-from .image_files import read_image
+from .image_files import Pixels, read_image
 from .image_transforms import Transform
 from .loader import images_of_an_epoch, mix_seeds, normalization
 from .worker_pool import REMEDY, WorkerPool
@@ -43,14 +43,15 @@ class WorkerLoader:
     """Yields ``(images float32 [B, 3, S, S], labels int64 [B])`` on ``device``.
 
     Order and augmentation of an epoch are a pure function of ``(seed, epoch)``, independent of the number of workers, the
-    order in which they finish, the batch size and the device: torch's generator is seeded for every image, and global
-    generators stay unchanged. Without ``set_epoch`` every pass repeats epoch 0. After a worker has died, a new pass with
+    order in which they finish, the batch size and the device: every image has a seed of its own, and global generators stay
+    unchanged. Without ``set_epoch`` every pass repeats epoch 0. After a worker has died, a new pass with
     ``set_epoch(epoch, first_batch)`` therefore continues exactly.
 
     Args:
         samples: image files and labels.
-        transform: PIL image (RGB) -> uint8 ``[3, image_size, image_size]``, with torch's generator as its only source of
-            random numbers. Images are ``[B, V, 3, S, S]`` if it returns several views ``[V, 3, S, S]``.
+        transform: ``(image, seed)`` -> uint8 ``[3, image_size, image_size]``; see `image_transforms.py`. Images are
+            ``[B, V, 3, S, S]`` if it returns several views ``[V, 3, S, S]``.
+        channels_last: memory format of the images: channels last, or contiguous, which takes longer to make.
         with_index: also yield the positions of the images in ``samples``, int64 ``[B]``.
         mean, std: per channel, for images scaled to 0..1.
         batch_size: global batch size, over all ranks.
@@ -84,6 +85,7 @@ class WorkerLoader:
         num_workers: int = 0,
         on_error: OnError = "stop",
         device: str | torch.device = "cpu",
+        channels_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
         identity: DataIdentity | None = None,
@@ -116,7 +118,12 @@ class WorkerLoader:
             pin_memory=self._pinned,
         )
         self._warned: set[int] = set()
-        self._scale, self._shift = normalization(mean, std, self.device)
+        self._channels_last = channels_last
+        # One number per pixel: broadcasting over the channels, innermost in memory, takes three times as long.
+        self._scale, self._shift = (
+            value.expand(self.image_shape).movedim(0, -1).contiguous().movedim(-1, 0)
+            for value in normalization(mean, std, self.device)
+        )
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Set the epoch of the next pass, and the first of its batches to yield."""
@@ -138,7 +145,16 @@ class WorkerLoader:
             self._warn_once(unreadable)
             images, labels, index = (part.to(self.device, non_blocking=self._pinned) for part in tensors)
             others = (labels, index) if self.with_index else (labels,)
-            yield images.float().mul_(self._scale).add_(self._shift), *others
+            yield self._normalized(images), *others
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """Convert a batch, uint8 ``[B, ..., 3, S, S]``, to float32 and normalize it."""
+        if images.device.type == "cpu":
+            floats = _empty(images.movedim(-3, -1).shape, np.float32).movedim(-1, -3).copy_(images)
+        else:
+            floats = images.float()
+        floats.mul_(self._scale).add_(self._shift)
+        return floats if self._channels_last else floats.contiguous()
 
     def _warn_once(self, unreadable: dict[int, str]) -> None:
         """Warn about skipped images, once per image."""
@@ -203,27 +219,30 @@ class _Batches(Dataset[_Batch | UserError]):
 
     def __getitem__(self, key: tuple[list[int], int]) -> _Batch | UserError:
         indices, epoch_seed = key
-        images: list[Tensor] = []
+        images = torch.empty(0, *self.image_shape, dtype=torch.uint8).movedim(-3, -1)
         shown: list[int] = []
         unreadable: dict[int, str] = {}
         try:
             for index in indices:
-                readable, image = self._read(index, unreadable)
+                readable, pixels = self._read(index, unreadable)
                 if readable == index or self.replace:
-                    images.append(self._transformed(image, mix_seeds(epoch_seed, readable)))
+                    image = self.transform(pixels, random.Random(epoch_seed << 32 | readable)).movedim(-3, -1)
+                    if not shown:
+                        images = _empty((len(indices), *image.shape), np.uint8)
+                    images[len(shown)] = image
                     shown.append(readable)
-            stacked = torch.stack(images) if images else torch.empty(0, *self.image_shape, dtype=torch.uint8)
-            return _shared(stacked), _shared(self.labels[shown]), _shared(torch.tensor(shown, dtype=torch.int64)), unreadable
+            batch = images[: len(shown)].movedim(-1, -3)
+            return _shared(batch), _shared(self.labels[shown]), _shared(torch.tensor(shown, dtype=torch.int64)), unreadable
         except UserError as error:
             return error
 
-    def _read(self, index: int, unreadable: dict[int, str]) -> tuple[int, Image.Image]:
+    def _read(self, index: int, unreadable: dict[int, str]) -> tuple[int, Pixels]:
         """Return an image and its index: with ``skip`` the next readable one. Messages on the others go into ``unreadable``."""
         errors: list[UserError] = []
         for following in range(min(_IN_A_ROW, len(self.paths)) if self.skip else 1):
             readable = (index + following) % len(self.paths)
             try:
-                return readable, read_image(Path(os.fsdecode(self.paths[readable])))
+                return readable, read_image(os.fsdecode(self.paths[readable]))
             except UserError as error:
                 unreadable[readable] = str(error)
                 errors.append(error)
@@ -231,11 +250,13 @@ class _Batches(Dataset[_Batch | UserError]):
             raise type(errors[0])(f"none of {len(errors)} images in a row can be read: {errors[0]}")
         raise errors[0]
 
-    def _transformed(self, image: Image.Image, seed: int) -> Tensor:
-        with torch.random.fork_rng(devices=()):
-            # Not torch.manual_seed, which would also seed the accelerators of the training process when there are no workers.
-            torch.default_generator.manual_seed(seed)
-            return self.transform(image)
+
+def _empty(shape: Sequence[int], dtype: type[np.generic]) -> Tensor:
+    """Allocate a tensor through NumPy, which asks for huge pages.
+
+    Without them the first write to every page of a batch takes longer than all computation on it.
+    """
+    return torch.from_numpy(np.empty(tuple(shape), dtype))
 
 
 def _shared(tensor: Tensor) -> Tensor:

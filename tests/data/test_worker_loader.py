@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mdistiller_ext.data.augment import STRONG
+from mdistiller_ext.data.image_transforms import random_crop_box
 from mdistiller_ext.data.loader import mix_seeds
 from tests.support.images import MEAN, STD, create, epoch_of, files_of
 
@@ -71,26 +73,29 @@ def test_no_global_generator_is_touched(tree: Path) -> None:
 def test_images_equal_a_pipeline_of_torchvisions_written_by_hand(tree: Path) -> None:
     train, test = create("folder", root=tree, image_size=28, seed=5)
     files = [tree / "train" / name for name in files_of(train)]  # type: ignore[arg-type]
-    pipeline = v2.Compose(
-        [
-            v2.RandomResizedCrop(28),
-            v2.RandomHorizontalFlip(),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
-        ]
-    )
+    to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     epoch_seed = mix_seeds(5, 2)
     order = torch.randperm(15, generator=torch.Generator().manual_seed(epoch_seed)).tolist()
     expected = []
     for index in order:
-        torch.manual_seed(mix_seeds(epoch_seed, index))
-        expected.append(pipeline(Image.open(files[index])))
-    torch.testing.assert_close(epoch_of(train, 2)[0], torch.stack(expected), rtol=0, atol=2e-6)
+        generator = random.Random(epoch_seed << 32 | index)
+        image = Image.open(files[index])
+        image = v2.functional.resized_crop(image, *random_crop_box(image.height, image.width, generator), [28, 28])
+        expected.append(v2.Compose([v2.RandomHorizontalFlip(generator.random() < 0.5), *to_tensor])(image))
+    one_level = 1.001 / 255 / min(STD)  # of 256, by which torch's resized pixels differ from PIL's
+    torch.testing.assert_close(epoch_of(train, 2)[0], torch.stack(expected), rtol=0, atol=one_level)
 
-    pipeline = v2.Compose([v2.Resize(32), v2.CenterCrop(28), *pipeline.transforms[2:]])
+    pipeline = v2.Compose([v2.Resize(32), v2.CenterCrop(28), *to_tensor])
     expected = [pipeline(Image.open(tree / "val" / name)) for name in files_of(test)]  # type: ignore[arg-type]
-    torch.testing.assert_close(epoch_of(test)[0], torch.stack(expected), rtol=0, atol=2e-6)
+    torch.testing.assert_close(epoch_of(test)[0], torch.stack(expected), rtol=0, atol=one_level)
+
+
+def test_the_memory_format_is_chosen_and_changes_nothing_else(tree: Path) -> None:
+    channels_last, contiguous = (create("folder", root=tree, channels_last=chosen)[0] for chosen in (True, False))
+    for (images, _), (same, _) in zip(channels_last, contiguous, strict=True):
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert same.is_contiguous()
+        assert torch.equal(images, same)
 
 
 def test_mean_and_std_can_be_given(tree: Path) -> None:

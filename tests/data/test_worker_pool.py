@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -13,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from mdistiller_ext.build import build_loaders
 from mdistiller_ext.config import load_config
 from mdistiller_ext.data import WorkerLoader, worker_loader, worker_pool
+from mdistiller_ext.data.image_files import Pixels
 from mdistiller_ext.data.image_transforms import Transform, evaluation_transform
 from mdistiller_ext.errors import (
     ConfigError,
@@ -87,14 +88,14 @@ class Deadly:
     def __init__(self, how: int = -signal.SIGKILL) -> None:
         self.transform, self.how = evaluation_transform(32), how
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        if image.size[0] == 41 and get_worker_info() is not None:
+    def __call__(self, pixels: Pixels, generator: random.Random) -> Tensor:
+        if pixels.shape[1] == 41 and get_worker_info() is not None:
             if self.how == HANG:
                 time.sleep(3)  # and not for ever: DataLoader waits 5 s for its workers before it ends them
             if self.how > 0:
                 os._exit(self.how)
             os.kill(os.getpid(), -self.how)
-        return self.transform(image)
+        return self.transform(pixels, generator)
 
 
 HANG = 0
@@ -182,7 +183,7 @@ def test_a_loader_whose_worker_is_dead_can_be_closed(tree: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_mistake_in_a_transform_is_no_death(tmp_path: Path, workers: int) -> None:
-    def mistaken(image: Image.Image) -> Tensor:
+    def mistaken(pixels: Pixels, generator: random.Random) -> Tensor:
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
 
     loader = deadly_loader(tmp_path, mistaken, workers=workers)
