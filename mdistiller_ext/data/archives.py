@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,10 +96,10 @@ def _listed(folder: Path, name: str, classes: Sequence[str], suffix: str = "") -
 
 def _present(samples: Samples) -> Samples:
     """Return ``samples``. Raises MissingFileError if files are missing: now rather than in the middle of an epoch."""
-    absent = [path for path, _ in samples if not path.is_file()]
+    absent = [path for path, _ in samples if not os.path.isfile(path)]
     if absent:
         raise MissingFileError(
-            f"{len(absent)} of {len(samples)} listed images are missing, such as {absent[0].absolute()}; unpack them again"
+            f"{len(absent)} of {len(samples)} listed images are missing, such as {os.path.abspath(absent[0])}; unpack them again"
         )
     return samples
 

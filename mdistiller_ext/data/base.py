@@ -30,7 +30,7 @@ from .augment import Unchanged
 Split = tuple[Tensor, Tensor]
 """``(images uint8 [N, 3, H, W], labels int64 [N])``"""
 
-Samples = list[tuple[Path, int]]
+Samples = list[tuple[str | Path, int]]
 """Image files and their labels"""
 
 

@@ -1,7 +1,7 @@
 """Directory layouts with one folder per class: folder -> training samples, test samples, class names.
 
-Names are sorted, because the operating system leaves their order open. Hidden entries (``._x.jpg``, ``__MACOSX``) are
-skipped. Symbolic links are followed, each folder once; a broken link is an error. Images are not opened.
+Names are sorted, because the operating system leaves their order open. Symbolic links are followed, each folder once; a broken
+link is an error. See ``folder_listing.py`` for what counts as an image.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from pathlib import Path
 
 from ..errors import CorruptFileError, MissingFileError
 from .base import Samples
+from .folder_listing import list_folder
 
 TestFound = tuple[Samples, list[str]]
 """Test samples and class names; a label is an index of the names"""
 
 Found = tuple[Samples, Samples, list[str]]
 """Training samples, test samples and class names; a label is an index of the names"""
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder's
 
 
 def read_split_folders(train: Path, test: Path, sort_hint: str) -> Found:
@@ -63,8 +62,8 @@ def read_single_tree(folder: Path, test_fraction: float) -> Found:
         files = _images_below(folder, name)
         held_out = min(max(round(test_fraction * len(files)), 1), len(files) - 1)
 
-        def by_hash(file: Path, of_class: Path = folder / name) -> bytes:
-            return hashlib.sha256(os.fsencode(f"{of_class.name}/{file.relative_to(of_class).as_posix()}")).digest()
+        def by_hash(file: str) -> bytes:
+            return hashlib.sha256(os.fsencode(Path(file).relative_to(folder).as_posix())).digest()
 
         test_files = set(sorted(files, key=by_hash)[:held_out])
         for file in files:
@@ -108,12 +107,12 @@ def _has_one_folder_of_images(folder: Path) -> bool:
 
 def class_folders(folder: Path) -> list[str]:
     """Return the sorted names of the folders in ``folder``."""
-    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+    return list_folder(folder).folders
 
 
 def images_in(folder: Path) -> list[Path]:
     """Return the sorted image files directly in ``folder``."""
-    return [folder / entry.name for entry in _entries(folder) if _is_image(entry)]
+    return [folder / name for name in list_folder(folder).images]
 
 
 def _samples_below(folder: Path, classes: Sequence[str]) -> Samples:
@@ -121,64 +120,39 @@ def _samples_below(folder: Path, classes: Sequence[str]) -> Samples:
     return [(file, label) for label, name in enumerate(classes) for file in _images_below(folder, name)]
 
 
-def _images_below(tree: Path, name: str) -> list[Path]:
-    """List the images of class ``name``, sorted. Raises MissingFileError if there are none.
+def _images_below(tree: Path, name: str) -> list[str]:
+    """List the images of class ``name``, sorted by the parts of their paths. Raises MissingFileError if there are none.
 
-    Folders already entered and parents of the tree are skipped: a link to one would assign all images to this class.
+    Folders already entered and parents of the tree are skipped: a link to one would assign all images to this class. Paths are
+    strings: objects for a million of them take seconds.
     """
     top = tree.resolve()
     entered = {_identity(folder) for folder in (top, *top.parents)}
-    images: list[Path] = []
-    waiting = [tree / name]
+    images: list[str] = []
+    waiting = [os.path.join(tree, name)]
     while waiting:
         folder = waiting.pop()
         identity = _identity(folder)
         if identity in entered:
             continue
         entered.add(identity)
-        for entry in _entries(folder):
-            if entry.is_dir():
-                waiting.append(folder / entry.name)
-            elif _is_image(entry):
-                images.append(folder / entry.name)
+        listing = list_folder(folder)
+        waiting += [os.path.join(folder, inner) for inner in listing.folders]
+        several = bool(images)
+        images += [os.path.join(folder, image) for image in listing.images]
+        if several and listing.images:
+            images.sort(key=lambda image: image.split(os.sep))
     if not images:
         raise MissingFileError(
             f"class folder {(tree / name).absolute()} holds no images (every folder in {tree.absolute()} is taken for a class)"
         )
-    return sorted(images)
+    return images
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _identity(folder: str | Path) -> tuple[int, int]:
     """Return device and inode of a folder, which are the same for all paths to it."""
-    status = folder.stat()
+    status = os.stat(folder)
     return status.st_dev, status.st_ino
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """List a folder without hidden entries, sorted. Raises MissingFileError if it cannot be read or contains a broken link."""
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted((entry for entry in entries if not _hidden(entry.name)), key=lambda entry: entry.name)
-    except OSError as error:
-        raise MissingFileError(f"folder {folder.absolute()} cannot be read: {error.strerror}") from error
-    for entry in found:
-        if entry.is_symlink():
-            try:
-                entry.stat()  # cached: is_dir and is_file need it anyway
-            except OSError as error:
-                raise MissingFileError(
-                    f"{(folder / entry.name).absolute()} is a link that leads nowhere ({error.strerror}); mend it or remove it"
-                ) from error
-    return found
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry has an image extension and is a regular file: opening a pipe would block."""
-    return entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def _some(names: Sequence[str]) -> str:
