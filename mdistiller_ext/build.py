@@ -78,6 +78,7 @@ def _data_options(config: CfgNode, device: torch.device) -> dict[str, Any]:
         "data_device": None if data.DEVICE == "auto" else choose_device(data.DEVICE),
         "num_workers": data.NUM_WORKERS,
         "on_error": data.ON_ERROR,
+        "cache": data.CACHE,
         "num_classes": data.NUM_CLASSES,
         "image_size": data.IMAGE_SIZE,
         "mean": data.MEAN,

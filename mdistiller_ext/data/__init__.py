@@ -78,6 +78,7 @@ def create_loaders(
     strong: Sequence[str] = (),
     test_fraction: float = 0.2,
     validation: float = 0.0,
+    cache: bool = True,
     rank: int = 0,
     world_size: int = 1,
 ) -> tuple[Loader, Loader]:
@@ -103,6 +104,7 @@ def create_loaders(
         strong: additional augmentations; see augment.strong_augment and image_transforms.training_transform.
         test_fraction: fraction of every class held out for the test; only for image files without a split.
         validation: fraction of every class of the training images to test on, in place of the test images; 0: none.
+        cache: keep what takes long to read in files beside the data, for the next start.
         rank, world_size: rank of this process and number of ranks; each rank gets its rows of a batch.
 
     Raises UnknownNameError, ConfigError, MissingFileError or CorruptFileError.
@@ -126,6 +128,7 @@ def create_loaders(
         strong=strong,
         test_fraction=test_fraction,
         validation=validation,
+        cache=cache,
         rank=rank,
         world_size=world_size,
         views=views,
@@ -184,6 +187,7 @@ def _sources(
     strong: Sequence[str] = (),
     test_fraction: float = 0.2,
     validation: float = 0.0,
+    cache: bool = True,
     rank: int = 0,
     world_size: int = 1,
     views: Sequence[str] = ("weak",),
@@ -229,7 +233,7 @@ def _sources(
         augment = _in_views(
             [_both(dataset.augment, strong_augment(names)) if names else dataset.augment for names in augmentations]
         )
-        splits, identity = load_splits(dataset, image_size=image_size, **asked)
+        splits, identity = load_splits(dataset, image_size=image_size, cache=cache, **asked)
         keep_on = device if data_device is None else data_device
         return [
             functools.partial(

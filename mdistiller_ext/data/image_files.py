@@ -9,6 +9,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import CorruptFileError, MissingFileError
 
+DECODER = "Pillow, 1"
+"""Name and version of the decoding, part of the key of cached images: change it whenever `read_image` returns other pixels"""
+
 
 def read_image(path: Path, content: bytes | None = None) -> Image.Image:
     """Read an image and convert it to RGB. Raises CorruptFileError or MissingFileError, naming the file.

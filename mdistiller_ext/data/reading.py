@@ -46,15 +46,18 @@ def load_splits(
     num_classes: int,
     image_size: int,
     validation: float,
+    cache: bool,
 ) -> tuple[dict[str, Split], DataIdentity]:
     """Load the splits of an in-memory data set, at most ``limit`` images each, and its identity (before the limit).
 
     Args:
         validation: see :func:`hold_out`; 0 for the test images.
+        cache: see InMemoryDataset.
     """
     if num_classes not in (0, dataset.num_classes):
         raise ConfigError(f"data set '{name}' has {dataset.num_classes} classes, not {num_classes}")
     source = dataset()
+    source.cache = cache
     splits: dict[str, Split]
     if validation:
         (images, labels), _ = source.load(root)
@@ -71,9 +74,10 @@ def load_splits(
                 f"data set '{name}' has images of {height}x{width} pixels and is kept in memory, so they cannot be brought "
                 f"to {image_size}x{image_size}; only image files can"
             )
+    known = {} if validation else source.identities
     identity = DataIdentity(
         None if source.classes is None else tuple(source.classes),
-        **{part: SplitIdentity.of_tensors(split) for part, split in splits.items()},
+        **{part: known.get(part) or SplitIdentity.of_tensors(split) for part, split in splits.items()},
     )
     if limit:
         for part, (images, labels) in splits.items():
