@@ -9,6 +9,7 @@ and modification time. All processes on a machine share the memory of the mappin
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import warnings
@@ -56,11 +57,16 @@ def cached_split(
         with atomic_file(path) as file:
             file.write(_header(key, identity))
             file.write(split[0].numpy().data)
-        note = f"decoded images are kept in {where} (*{path.suffix}), for a quick start; DATASET.CACHE False does without"
+        _note(f"decoded images are kept in {where} (*{path.suffix}), for a quick start; DATASET.CACHE False does without")
     except OSError as error:
-        note = f"decoded images cannot be kept in {where} ({error.strerror}): every start decodes them anew"
-    warnings.warn(note, ConfigWarning, stacklevel=2)  # the same for all splits, hence shown once
+        _note(f"decoded images cannot be kept in {where} ({error.strerror}): every start decodes them anew")
     return split, identity
+
+
+@functools.cache
+def _note(text: str) -> None:
+    """Say something once, which holds for all splits."""
+    warnings.warn(text, ConfigWarning, stacklevel=3)
 
 
 def _key(folder: Path, samples: Samples, image_shape: tuple[int, int, int]) -> str:
