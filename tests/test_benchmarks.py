@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import common, deepkd_step, growth, teacher_cache
+from mdistiller_ext.errors import ConfigWarning
 from mdistiller_ext.models import create_model
 
 SMALL = ("--student", "resnet8", "--teacher", "resnet14")
@@ -156,6 +157,14 @@ def test_gpu_without_one_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         run("gpu", monkeypatch=monkeypatch)
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_image_cache(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(ConfigWarning, match="decoded images are kept"):
+        run("image_cache", "--train", 1, "--val", 1, "--rounds", 1, monkeypatch=monkeypatch)
+    content = kept(results, "image_cache")
+    assert content["images"] == 400
+    assert [row["seconds"]["n"] for row in content["rows"]] == [1, 1, 1]
 
 
 def test_the_cost_of_methods_is_measured_beside_kd(

@@ -9,11 +9,13 @@ and modification time. All processes on a machine share the memory of the mappin
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +41,13 @@ def cached_split(
         samples: image files in the folder of ``path``, and their labels.
         image_shape: ``(3, H, W)``.
     """
-    key = _key(path.parent, samples, image_shape)  # before the images are read, which may change meanwhile
-    labels = torch.tensor([label for _, label in samples])
-    try:
-        with open(path, "rb") as file:
-            header = file.read(_HEADER)
-            images = torch.from_numpy(np.memmap(file, np.uint8, "c", _HEADER, (len(samples), *image_shape)))
-        identity = SplitIdentity.of_tensors((images, labels))
+    with ThreadPoolExecutor(1) as thread:  # hashing and listing take as long as each other, and hashing needs no GIL
+        loading = thread.submit(_load, path, samples, image_shape)
+        key = _key(path.parent, samples, image_shape)  # before the images are read, which may change meanwhile
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a file that is too short
+        header, split, identity = loading.result()
         if header == _header(key, identity):
-            return (images, labels), identity
-    except (OSError, ValueError):  # ValueError: a file that is too short
-        pass
+            return split, identity
     split = read()
     identity = SplitIdentity.of_tensors(split)
     where = from_here(path.parent)
@@ -61,6 +59,15 @@ def cached_split(
     except OSError as error:
         _note(f"decoded images cannot be kept in {where} ({error.strerror}): every start decodes them anew")
     return split, identity
+
+
+def _load(path: Path, samples: Samples, image_shape: tuple[int, int, int]) -> tuple[bytes, Split, SplitIdentity]:
+    """Header of a file, its images mapped into memory with the labels of the samples, and the identity that these have."""
+    with open(path, "rb") as file:
+        header = file.read(_HEADER)
+        images = torch.from_numpy(np.memmap(file, np.uint8, "c", _HEADER, (len(samples), *image_shape)))
+    split = images, torch.tensor([label for _, label in samples])
+    return header, split, SplitIdentity.of_tensors(split)
 
 
 @functools.cache
