@@ -2,7 +2,7 @@
 
 What is estimated is what a step needs besides what is in memory already (networks and data): a gradient and the momenta of each
 weight, what autograd keeps of a batch for the backward pass, and the batch; times what the peaks of steps were measured to be
-of that (benchmarks/memory.py). It does not count dataloader workers, nor what the allocator wastes.
+of that floor (benchmarks/memory.py). It does not count dataloader workers, nor what the allocator wastes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from .distillers.progress import Progress
 from .distributed import world_size
 from .evaluate import eval_mode
 
-_PEAK = 1.3  # peak of a step's tensors relative to what lasts: 1.1 to 1.6, by method and network
+PEAK = 1.3
+"""Typical peak of a step's tensors relative to the floor, which was 1.1 to 1.6 by method and networks"""
 
 
 def shortage(distiller: Distiller, image_shape: tuple[int, int, int], batch_size: int, streams: int) -> list[str]:
@@ -32,7 +33,7 @@ def shortage(distiller: Distiller, image_shape: tuple[int, int, int], batch_size
     device = next(distiller.parameters()).device
     room = available_bytes(device)
     batch = math.ceil(batch_size / world_size())
-    needed = step_bytes(distiller, image_shape, batch, streams)
+    needed = PEAK * step_floor(distiller, image_shape, batch, streams)
     if room is None or needed <= room:
         return []
     return [
@@ -41,13 +42,13 @@ def shortage(distiller: Distiller, image_shape: tuple[int, int, int], batch_size
     ]
 
 
-def step_bytes(distiller: Distiller, image_shape: tuple[int, int, int], batch: int, streams: int) -> int:
-    """Bytes that a training step on ``batch`` images needs about, besides networks and data."""
+def step_floor(distiller: Distiller, image_shape: tuple[int, int, int], batch: int, streams: int) -> int:
+    """Bytes that a training step on ``batch`` images needs at least, besides networks and data."""
     weights = sum(parameter.nbytes for parameter in distiller.learnable_parameters())
     two, four = (_kept_by_autograd(distiller, image_shape, count) for count in (2, 4))
     per_image = (four - two) / 2  # the rest does not grow with the batch, such as weights in bfloat16
     images = 4 * math.prod(image_shape) * len(distiller.views)
-    return int(_PEAK * ((1 + streams) * weights + two + (batch - 2) * per_image + batch * images))
+    return int((1 + streams) * weights + two + (batch - 2) * per_image + batch * images)
 
 
 def _kept_by_autograd(distiller: Distiller, image_shape: tuple[int, int, int], count: int) -> int:
