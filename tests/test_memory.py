@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from benchmarks.deepkd_step import networks, our_trainer
 from benchmarks.growth import tensor_peak
 from benchmarks.method_cost import step_of
 from mdistiller_ext import memory
+from mdistiller_ext.build import build_trainer
+from mdistiller_ext.config import load_config
 from mdistiller_ext.distillers import create_distiller
 
 CPU = torch.device("cpu")
@@ -75,6 +78,15 @@ def test_too_little_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     assert note.startswith("a step on 1000000 images needs about 2.7 GB of memory, and 2.0 GB are available on this cpu: ")
     monkeypatch.setattr(memory, "available_bytes", lambda _: None)
     assert memory.shortage(distiller, (3, 8, 8), 1_000_000, 1) == []
+
+
+def test_a_run_says_so_before_its_first_step(
+    glyphs_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 10**7)
+    data = ["DATASET.TYPE", "glyphs", "DATASET.ROOT", str(glyphs_root), "DATASET.LIMIT", 100]
+    with contextlib.closing(build_trainer(load_config(None, [*data, "DISTILLER.STUDENT", "resnet8"]), tmp_path / "run")):
+        assert "a step on 64 images needs about 0.1 GB of memory, and 0.0 GB are available" in capsys.readouterr().out
 
 
 def test_memory_that_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
