@@ -117,7 +117,7 @@ def summary(samples: list[dict[str, int]]) -> dict[str, Any]:
     count, found = len(samples), {}
     for name in samples[0]:
         values = [entry[name] for entry in samples]
-        rise, error = slope(values[count // 2 :])
+        rise, error = slope(values[(count - 1) // 2 :])
         at = {f"{percent} %": values[max(count * percent // 100, 1) - 1] for percent in (10, 50, 100)}
         found[name] = {**at, "per_1000_steps": 1000 / STEPS * rise, "standard_error": 1000 / STEPS * error}
     return found
