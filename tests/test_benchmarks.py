@@ -180,10 +180,12 @@ def test_memory(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kd["networks"] == pytest.approx(4 * (student + 2 * teacher), rel=0.01)  # with the folded copy
 
 
-def test_growth_of_memory_is_a_slope_with_its_error(tmp_path: Path) -> None:
+def test_growth_of_memory_is_a_slope_with_its_error(tmp_path: Path, glyphs_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory_growth.slope([5.0, 7.0, 9.0, 11.0]) == pytest.approx((2, 0))
     rise, error = memory_growth.slope([0.0, 1.0, 0.0, 1.0])
     assert (rise, error) == pytest.approx((0.2, 0.08**0.5))  # residuals: 0.8 / 2 degrees of freedom / 5
+    monkeypatch.setattr(memory_growth, "IMAGES", 16)
+    (tmp_path / "glyphs").symlink_to(glyphs_root)
     memory_growth.make(tmp_path)
     samples = memory_growth.measure("KD", tmp_path, 2, "cpu")
     assert samples[0]["tensors"] > 300
