@@ -19,6 +19,7 @@ all files in ``configs/``, and what networks and data need besides.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -182,6 +183,7 @@ def main() -> None:
         for folder in arguments.recipes or list(SIZES):
             for recipe in sorted((CONFIGS / folder).glob("*/*.yaml")):
                 found[str(recipe.relative_to(CONFIGS))] = estimate(recipe)
+                gc.collect()  # the trainer's cycles, which hold its networks
         cells = [
             [name, str(row["batch"]), *(f"{row[key] / 1e9:.2f}" for key in ("step", "networks", "data"))]
             for name, row in sorted(found.items(), key=lambda item: -item[1]["step"])

@@ -45,10 +45,10 @@ def shortage(distiller: Distiller, image_shape: tuple[int, int, int], batch_size
 def step_floor(distiller: Distiller, image_shape: tuple[int, int, int], batch: int, streams: int) -> int:
     """Bytes that a training step on ``batch`` images needs at least, besides networks and data."""
     weights = sum(parameter.nbytes for parameter in distiller.learnable_parameters())
-    two, four = (_kept_by_autograd(distiller, image_shape, count) for count in (2, 4))
-    per_image = (four - two) / 2  # the rest does not grow with the batch, such as weights in bfloat16
+    two, three = (_kept_by_autograd(distiller, image_shape, count) for count in (2, 3))
+    per_image = three - two  # the rest does not grow with the batch, such as weights in bfloat16
     images = 4 * math.prod(image_shape) * len(distiller.views)
-    return int((1 + streams) * weights + two + (batch - 2) * per_image + batch * images)
+    return (1 + streams) * weights + two + (batch - 2) * per_image + batch * images
 
 
 def _kept_by_autograd(distiller: Distiller, image_shape: tuple[int, int, int], count: int) -> int:
