@@ -5,7 +5,8 @@
 The data set is made, with the archive's layout, number of files and sizes (100,000 + 10,000 JPEGs of 64x64, 1.9 KB each), in a
 temporary folder, which must have 2 GB. The ways take turns in one process; listing, checks and hashes are included, importing
 torch is not. "Read from the disk" drops the cache file from the page cache before, but not the list of files: it is between a
-second start and the first one after a reboot. Takes about 3 minutes.
+second start and the first one after a reboot; a virtual machine's host may still have the file in its memory. Takes about 3
+minutes.
 """
 
 from __future__ import annotations
