@@ -48,7 +48,7 @@ CASES: dict[str, list[Any]] = {
         *("SOLVER.RECORD", ["gsnr", "conflict"], "SOLVER.RECORD_EVERY", 5, "SOLVER.RECORD_WINDOW", 4),
     ],
     "KD, teacher's cache on disk": ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER_CACHE", "disk"],
-    "CRD": ["DISTILLER.TYPE", "CRD"],
+    "CRD": ["DISTILLER.TYPE", "CRD", "CRD.NCE.K", 256],
     "image files, no workers": [*FILES, "DATASET.NUM_WORKERS", 0],
     "image files, 2 workers": [*FILES, "DATASET.NUM_WORKERS", 2],
 }
