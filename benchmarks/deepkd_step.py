@@ -101,12 +101,13 @@ def networks(student: str, teacher: str, loader: InMemoryLoader) -> tuple[nn.Mod
 
 
 def our_trainer(
-    pair: tuple[nn.Module, nn.Module],
+    pair: tuple[nn.Module, nn.Module | None],
     train: InMemoryLoader,
     test: InMemoryLoader,
     settings: Mapping[str, Any],
     *,
     method: str = "deepkd",
+    recipe: Path | None = None,
     merge: bool = True,
     accelerate: bool = True,
 ) -> BaseTrainer:
@@ -115,13 +116,17 @@ def our_trainer(
     Args:
         settings: over the recipe's.
         method: the recipe's folder.
+        recipe: another recipe; its networks count for nothing.
         merge: see BaseTrainer.
         accelerate: fold the teacher, and compile where that is set.
     """
     overrides = [item for setting in settings.items() for item in setting]
-    config = load_config(RECIPES / method / "res32x4_res8x4.yaml", overrides)
+    config = load_config(recipe or RECIPES / method / "res32x4_res8x4.yaml", overrides)
     solver = config.SOLVER
-    student, teacher = (place(copy.deepcopy(network), train.device, channels_last=solver.CHANNELS_LAST) for network in pair)
+    student, teacher = (
+        network and place(copy.deepcopy(network), train.device, channels_last=solver.CHANNELS_LAST) for network in pair
+    )
+    assert student is not None
     name, trainer_name = config.DISTILLER.TYPE, config.SOLVER.TRAINER
     distiller = create_distiller(name, student, teacher, **hyper_parameters(config, name)).to(train.device)
     trainer: BaseTrainer = TRAINERS.get(trainer_name)(

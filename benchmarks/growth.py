@@ -110,7 +110,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     times = [step() for _ in range(LEAST_STEPS)]
     while time.perf_counter() < deadline and len(times) < MOST_STEPS:
         times.append(step())
-    grown = _peak() - before
+    grown = process_peak() - before
     tensors = tensor_peak(trainer, step)
     with FlopCounterMode(display=False) as counter:
         trainer.train_step(images, labels)
@@ -131,10 +131,10 @@ def _start_of_peak() -> int:
     """Bytes of this process; its peak is forgotten, where the system can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _peak()
+    return process_peak()
 
 
-def _peak() -> int:
+def process_peak() -> int:
     """Most bytes that this process had at a time."""
     with contextlib.suppress(OSError):
         # Linux: ru_maxrss also remembers the process that started this one.

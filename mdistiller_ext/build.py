@@ -18,6 +18,7 @@ from .data import InMemoryLoader, Loader, create_loaders, create_plain_loader, e
 from .distillers import Distiller, create_distiller
 from .distributed import all_gather_object, broadcast_object, local_rank_zero_first, rank, world_size
 from .errors import ConfigError, listing
+from .memory import shortage
 from .models import check_model_name, create_model
 from .models.features import return_modules
 from .naming import file_name
@@ -79,6 +80,7 @@ def _data_options(config: CfgNode, device: torch.device) -> dict[str, Any]:
         "num_workers": data.NUM_WORKERS,
         "channels_last": config.SOLVER.CHANNELS_LAST,
         "on_error": data.ON_ERROR,
+        "cache": data.CACHE,
         "num_classes": data.NUM_CLASSES,
         "image_size": data.IMAGE_SIZE,
         "mean": data.MEAN,
@@ -186,6 +188,7 @@ def build_trainer(
         compile_networks=config.SOLVER.COMPILE,
         hooks=hooks,
     )
+    limits += shortage(distiller, train_loader.image_shape, train_loader.batch_size, len(trainer.active_streams))
     if folder is not None:
         limits += _open_run(trainer, folder, identity, resume, notes)
     for limit in limits:

@@ -17,8 +17,9 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -70,8 +71,11 @@ REMEDY = ". Delete it and get it anew"
 _SHORTEST = 100  # bytes; torch.save writes more than this for a single number
 
 
-def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Replace the file at ``path`` with ``content``, or leave it unchanged. Raises TrainingError if it cannot be written.
+@contextlib.contextmanager
+def atomic_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces the one at ``path`` when the block ends, flushed to the disk.
+
+    If the block or the replacement fails, the file at ``path`` stays as it was. Raises OSError.
 
     Args:
         previous: path to which an existing file is moved.
@@ -79,20 +83,31 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Replace the file at ``path`` with ``content``, or leave it unchanged. Raises TrainingError if it cannot be written.
+
+    Args:
+        previous: path to which an existing file is moved.
+    """
+    try:
+        with atomic_file(path, previous) as file:
+            file.write(content)
     except OSError as error:
         raise TrainingError(
             f"cannot write {path}: {error.strerror or error}. What was saved before is whole; free some space or mend the "
             "folder, then go on with --resume where a checkpoint was saved"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def save(path: str | os.PathLike[str], state: dict[str, Any], previous: Path | None = None) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import common, deepkd_step, growth, teacher_cache
+from benchmarks import common, deepkd_step, growth, memory, memory_growth, teacher_cache
+from mdistiller_ext.errors import ConfigWarning
 from mdistiller_ext.models import create_model
 
 SMALL = ("--student", "resnet8", "--teacher", "resnet14")
@@ -156,6 +157,39 @@ def test_gpu_without_one_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         run("gpu", monkeypatch=monkeypatch)
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_image_cache(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(ConfigWarning, match="decoded images are kept"):
+        run("image_cache", "--train", 1, "--val", 1, "--rounds", 1, monkeypatch=monkeypatch)
+    content = kept(results, "image_cache")
+    assert content["images"] == 400
+    assert [row["seconds"]["n"] for row in content["rows"]] == [1, 1, 1]
+
+
+def test_memory(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: its peak is that of other tests, and is not looked at."""
+    monkeypatch.setattr(memory, "measure_apart", lambda recipe, batch: memory.measure(recipe, min(batch, 4)))
+    run("memory", "--methods", "KD", "--others", "cifar100/none/resnet8x4", monkeypatch=monkeypatch)
+    kd, none = kept(results, "memory")["rows"].values()
+    for row in (kd, none):
+        assert 1 < row["tensors"] / row["floor"] < 2
+        assert row["data"] == 60_000 * (3072 + 8)
+    student, teacher = (sum(p.numel() for p in create_model(name).parameters()) for name in ("resnet8x4", "resnet32x4"))
+    assert none["networks"] == pytest.approx(4 * student, rel=0.01)  # and the buffers of batch norms
+    assert kd["networks"] == pytest.approx(4 * (student + 2 * teacher), rel=0.01)  # with the folded copy
+
+
+def test_growth_of_memory_is_a_slope_with_its_error(tmp_path: Path, glyphs_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory_growth.slope([5.0, 7.0, 9.0, 11.0]) == pytest.approx((2, 0))
+    rise, error = memory_growth.slope([0.0, 1.0, 0.0, 1.0])
+    assert (rise, error) == pytest.approx((0.2, 0.08**0.5))  # residuals: 0.8 / 2 degrees of freedom / 5
+    monkeypatch.setattr(memory_growth, "IMAGES", 16)
+    (tmp_path / "glyphs").symlink_to(glyphs_root)
+    memory_growth.make(tmp_path)
+    samples = memory_growth.measure("KD", tmp_path, 2, "cpu")
+    assert samples[0]["tensors"] > 300
+    assert memory_growth.summary(samples)["tensors"]["100 %"] == samples[1]["tensors"]
 
 
 def test_the_cost_of_methods_is_measured_beside_kd(

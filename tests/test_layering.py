@@ -31,7 +31,7 @@ LEVELS = {
     1: {"meters", "evaluate", "checkpoint", "fetch"},
     2: {"models", "data"},
     3: {"distillers", "weights", "teacher_cache"},
-    4: {"trainers", "acceleration"},
+    4: {"trainers", "acceleration", "memory"},
     5: {"config"},
     6: {"bridge", "build", "published", "run", "weight_files"},
     7: {"download", "reporting"},
@@ -59,6 +59,7 @@ ONLY = {
     "weights": {"errors", "checkpoint", "data", "models"},
     "teacher_cache": {"errors", "data"},
     "acceleration": {"errors", "distributed", "distillers"},
+    "memory": {"distributed", "evaluate", "distillers"},
     "bridge": {
         *("errors", "command", "registry", "settings", "distributed", "meters", "checkpoint", "models"),
         *("distillers", "trainers", "config"),

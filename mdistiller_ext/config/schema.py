@@ -46,6 +46,13 @@ GROUPS: dict[str, dict[str, Setting]] = {
         "LIMIT": _data(0, "number of training images and of test images to keep; 0: all"),
         "DEVICE": _data("auto", "device that keeps data which fit in memory: auto (the training device) or cpu", recipe=False),
         "NUM_WORKERS": _data(2, "dataloader workers", may_change=True, recipe=False, in_memory=False),
+        "CACHE": _data(
+            True,
+            "keep decoded images and lists of image files for a quicker start",
+            may_change=True,
+            recipe=False,
+            in_name=False,
+        ),
         "ON_ERROR": _data("stop", "policy on unreadable images: stop or skip", may_change=True, recipe=False, in_memory=False),
         "TEST.BATCH_SIZE": _data(64, "batch size of the evaluation", recipe=False, least=1),
         "DROP_LAST": _data(False, "drop the last training batch of an epoch where it is smaller than the others"),

@@ -79,6 +79,7 @@ def create_loaders(
     strong: Sequence[str] = (),
     test_fraction: float = 0.2,
     validation: float = 0.0,
+    cache: bool = True,
     rank: int = 0,
     world_size: int = 1,
 ) -> tuple[Loader, Loader]:
@@ -105,6 +106,8 @@ def create_loaders(
         strong: additional augmentations; see augment.strong_augment and image_transforms.training_transform.
         test_fraction: fraction of every class held out for the test; only for image files without a split.
         validation: fraction of every class of the training images to test on, in place of the test images; 0: none.
+        cache: keep decoded images beside the data, and the names of many image files in the user's cache folder, for a quicker
+            start.
         rank, world_size: rank of this process and number of ranks; each rank gets its rows of a batch.
 
     Raises UnknownNameError, ConfigError, MissingFileError or CorruptFileError.
@@ -129,6 +132,7 @@ def create_loaders(
         strong=strong,
         test_fraction=test_fraction,
         validation=validation,
+        cache=cache,
         rank=rank,
         world_size=world_size,
         views=views,
@@ -188,6 +192,7 @@ def _sources(
     strong: Sequence[str] = (),
     test_fraction: float = 0.2,
     validation: float = 0.0,
+    cache: bool = True,
     rank: int = 0,
     world_size: int = 1,
     views: Sequence[str] = ("weak",),
@@ -233,7 +238,7 @@ def _sources(
         augment = _in_views(
             [_both(dataset.augment, strong_augment(names)) if names else dataset.augment for names in augmentations]
         )
-        splits, identity = load_splits(dataset, image_size=image_size, **asked)
+        splits, identity = load_splits(dataset, image_size=image_size, cache=cache, **asked)
         keep_on = device if data_device is None else data_device
         return [
             functools.partial(
@@ -258,7 +263,7 @@ def _sources(
     training = transform_in_views([training_transform(size, names) for names in augmentations])
     evaluation = evaluation_transform(size)
     transforms = {"train": evaluation if plain else training, "test": evaluation}
-    samples, count, identity = list_samples(dataset, test_fraction=test_fraction, **asked)
+    samples, count, identity = list_samples(dataset, test_fraction=test_fraction, cache=cache, **asked)
     return [
         functools.partial(
             WorkerLoader,

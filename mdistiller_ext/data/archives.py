@@ -98,9 +98,8 @@ def _present(samples: Samples) -> Samples:
     """Return ``samples``. Raises MissingFileError if files are missing: now rather than in the middle of an epoch."""
     absent = [path for path, _ in samples if not os.path.isfile(path)]
     if absent:
-        raise MissingFileError(
-            f"{len(absent)} of {len(samples)} listed images are missing, such as {os.path.abspath(absent[0])}; unpack them again"
-        )
+        missing = f"{len(absent)} of {len(samples)} listed images are missing, such as {Path(absent[0]).absolute()}"
+        raise MissingFileError(f"{missing}; unpack them again")
     return samples
 
 

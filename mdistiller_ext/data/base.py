@@ -17,15 +17,19 @@ For images that do not fit in memory derive from `ImageFolderDataset` and implem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
 from .augment import Unchanged
+
+if TYPE_CHECKING:
+    from .identity import SplitIdentity
 
 Split = tuple[Tensor, Tensor]
 """``(images uint8 [N, 3, H, W], labels int64 [N])``"""
@@ -61,12 +65,16 @@ class InMemoryDataset(Dataset):
 
     Attributes:
         classes: class names in the order of the labels, which ``load`` and ``load_test`` may set; None if unknown.
+        identities: identities by split, ``train`` or ``test``, which they may set where they know them.
+        cache: whether they may keep files beside the data for a quicker start; see image_cache.cached_split.
         augment: augmentation of a batch of training images; see `augment.py`.
     """
 
     zoo: ClassVar[str] = "cifar100"
     num_classes: ClassVar[int]
     classes: Sequence[str] | None = None
+    identities: Mapping[str, SplitIdentity] = types.MappingProxyType({})
+    cache: bool = False
     augment: ClassVar[staticmethod[..., Tensor]] = staticmethod(Unchanged())
 
     def load(self, root: Path) -> tuple[Split, Split]:

@@ -89,7 +89,7 @@ _active: ContextVar[ListingCache | None] = ContextVar("listing cache", default=N
 
 @contextlib.contextmanager
 def kept_listings(root: Path, *, enabled: bool = True) -> Iterator[None]:
-    """Keep the listings of `list_folder` while the block runs, and use those kept before. A Note says if that is not possible."""
+    """Use the listings of folders that were kept before while the block runs, and keep new ones; a Note if that is impossible."""
     cache = ListingCache(root) if enabled else None
     token = _active.set(cache)
     try:
@@ -100,7 +100,7 @@ def kept_listings(root: Path, *, enabled: bool = True) -> Iterator[None]:
         try:
             cache.save()
         except (OSError, TrainingError) as error:
-            warnings.warn(f"the list of image files is not kept for the next run (DATASET.CACHE): {error}", Note, stacklevel=3)
+            warnings.warn(f"the names of image files are not kept for the next run: {error}", Note, stacklevel=3)
 
 
 def list_folder(folder: str | os.PathLike[str]) -> Listing:

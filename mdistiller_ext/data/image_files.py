@@ -19,8 +19,8 @@ from ..errors import CorruptFileError, MissingFileError
 Pixels = NDArray[np.uint8]
 """``[H, W, 3]``, RGB"""
 
-DECODING = 1
-"""Version of the pixels that `read_image` returns for the same file; part of the key of cached pixels"""
+DECODER = 2
+"""Version of the decoding, part of the key of cached images: change it whenever `read_image` returns other pixels"""
 
 _EXIF_WITHIN = 4096  # bytes from the start of a JPEG, where EXIF is the first segment, or the one after JFIF's
 

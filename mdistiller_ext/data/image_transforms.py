@@ -96,7 +96,7 @@ def strong_steps(names: Sequence[str]) -> list[Callable[[Any], Any]]:
 
 
 def _augmented(size: int, steps: Sequence[Callable[[Any], Any]], pixels: Pixels, generator: random.Random) -> Tensor:
-    top, left, height, width = random_crop_box(*pixels.shape[:2], generator)
+    top, left, height, width = random_crop_box(pixels.shape[0], pixels.shape[1], generator)
     image = resize(_as_tensor(pixels[top : top + height, left : left + width]), size, size)
     if generator.random() < 0.5:
         image = image.flip(2)

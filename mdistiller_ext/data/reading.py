@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, ConfigWarning, listing
 from .base import ImageFolderDataset, InMemoryDataset, Samples, Split, balanced_choice, check_samples, check_split
+from .folder_listing import kept_listings
 from .identity import DataIdentity, SplitIdentity
 
 
@@ -46,15 +47,18 @@ def load_splits(
     num_classes: int,
     image_size: int,
     validation: float,
+    cache: bool,
 ) -> tuple[dict[str, Split], DataIdentity]:
     """Load the splits of an in-memory data set, at most ``limit`` images each, and its identity (before the limit).
 
     Args:
         validation: see :func:`hold_out`; 0 for the test images.
+        cache: see InMemoryDataset.
     """
     if num_classes not in (0, dataset.num_classes):
         raise ConfigError(f"data set '{name}' has {dataset.num_classes} classes, not {num_classes}")
     source = dataset()
+    source.cache = cache
     splits: dict[str, Split]
     if validation:
         (images, labels), _ = source.load(root)
@@ -71,9 +75,10 @@ def load_splits(
                 f"data set '{name}' has images of {height}x{width} pixels and is kept in memory, so they cannot be brought "
                 f"to {image_size}x{image_size}; only image files can"
             )
+    known = {} if validation else source.identities
     identity = DataIdentity(
         None if source.classes is None else tuple(source.classes),
-        **{part: SplitIdentity.of_tensors(split) for part, split in splits.items()},
+        **{part: known.get(part) or SplitIdentity.of_tensors(split) for part, split in splits.items()},
     )
     if limit:
         for part, (images, labels) in splits.items():
@@ -92,20 +97,26 @@ def list_samples(
     num_classes: int,
     test_fraction: float,
     validation: float,
+    cache: bool,
 ) -> tuple[dict[str, Samples], int, DataIdentity]:
     """List the samples of a data set of image files, at most ``limit`` each, its number of classes and its identity.
 
     Args:
         validation: see :func:`hold_out`; 0 for the test images.
+        cache: keep the names in folders for the next run; see :func:`kept_listings`.
     """
     splits: dict[str, Samples]
+    with kept_listings(root, enabled=cache):
+        if "train" in parts or validation:
+            *found_samples, classes = dataset().samples(root, test_fraction)
+        else:
+            *found_samples, classes = dataset().test_samples(root, test_fraction)
     if validation:
-        train, _, classes = dataset().samples(root, test_fraction)
+        train = found_samples[0]
         chosen = hold_out(torch.tensor([label for _, label in train]), validation)
         listed = [[train[i] for i in rows.tolist()] for rows in chosen]
         splits = {part: listed[("train", "test").index(part)] for part in parts}
     else:
-        *found_samples, classes = (dataset().samples if "train" in parts else dataset().test_samples)(root, test_fraction)
         splits = dict(zip(parts, found_samples, strict=True))
     found, expected = len(classes), num_classes or dataset.num_classes or len(classes)
     if found > expected or (num_classes and found != expected):

@@ -200,7 +200,7 @@ class _Batches(Dataset[_Batch | UserError]):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[str | Path],
         labels: Tensor,
         transform: Transform,
         image_shape: tuple[int, int, int],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import shutil
@@ -158,13 +159,27 @@ def test_the_root_may_be_the_folder_itself_and_train_without_inner_folders(stock
 
 
 def test_it_is_served_normalised_and_augmented_as_upstream_does(stock: Path) -> None:
-    train, test = create_loaders("tiny_imagenet", root=stock, batch_size=50, test_batch_size=50, limit=100)
+    train, test = create_loaders("tiny_imagenet", root=stock, batch_size=50, test_batch_size=50, limit=100, cache=False)
     assert (train.num_images, test.num_images, train.image_shape) == (100, 100, (3, 64, 64))
     assert train.augment is random_rotate_flip
     assert train.labels.tolist() == test.labels.tolist() == list(range(100))
     images, _ = next(iter(test))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)))
     torch.testing.assert_close(images, (test.images[:50] / 255 - mean) / std)
+
+
+def test_a_second_start_is_the_same_without_decoding(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = functools.partial(create_loaders, "tiny_imagenet", root=own.parent, batch_size=50, test_batch_size=50)
+    plain = create(cache=False)
+    assert not list(own.glob("*.cache"))
+    with pytest.warns(ConfigWarning, match=f"decoded images are kept in {own} "):
+        first = create()
+    monkeypatch.delattr("mdistiller_ext.data.tiny_imagenet.read_image")
+    for loaders in (first, create()):
+        for ours, expected in zip(loaders, plain, strict=True):
+            assert torch.equal(ours.images, expected.images)
+            assert torch.equal(ours.labels, expected.labels)
+            assert ours.identity == expected.identity
 
 
 def test_no_bar_where_the_output_is_no_terminal(stock: Path, capsys: pytest.CaptureFixture[str]) -> None:

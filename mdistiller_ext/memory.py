@@ -1,0 +1,115 @@
+"""Memory that training will take, and memory that there is: a run that may not fit says so before its first step.
+
+What is estimated is what a step needs besides what is in memory already (networks and data): a gradient and the momenta of each
+weight, what autograd keeps of a batch for the backward pass, and the batch; times what the peaks of steps were measured to be
+of that floor (benchmarks/memory.py). It does not count dataloader workers, nor what the allocator wastes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .distillers import Distiller
+from .distillers.progress import Progress
+from .distributed import world_size
+from .evaluate import eval_mode
+
+PEAK = 1.3
+"""Typical peak of a step's tensors relative to the floor, which was 1.1 to 1.6 by method and networks"""
+
+
+def shortage(distiller: Distiller, image_shape: tuple[int, int, int], batch_size: int, streams: int) -> list[str]:
+    """A note if a training step needs more memory than is available on the distiller's device; otherwise none.
+
+    Args:
+        batch_size: of all ranks.
+        streams: number of momenta.
+    """
+    device = next(distiller.parameters()).device
+    room = available_bytes(device)
+    batch = math.ceil(batch_size / world_size())
+    needed = PEAK * step_floor(distiller, image_shape, batch, streams)
+    if room is None or needed <= room:
+        return []
+    return [
+        f"a step on {batch} images needs about {needed / 1e9:.1f} GB of memory, and {room / 1e9:.1f} GB are available on this "
+        f"{device.type}: training may be killed; a smaller SOLVER.BATCH_SIZE needs less"
+    ]
+
+
+def step_floor(distiller: Distiller, image_shape: tuple[int, int, int], batch: int, streams: int) -> int:
+    """Bytes that a training step on ``batch`` images needs at least, besides networks and data."""
+    weights = sum(parameter.nbytes for parameter in distiller.learnable_parameters())
+    two, three = (_kept_by_autograd(distiller, image_shape, count) for count in (2, 3))
+    per_image = three - two  # the rest does not grow with the batch, such as weights in bfloat16
+    images = 4 * math.prod(image_shape) * len(distiller.views)
+    return (1 + streams) * weights + two + (batch - 2) * per_image + batch * images
+
+
+def _kept_by_autograd(distiller: Distiller, image_shape: tuple[int, int, int], count: int) -> int:
+    """Bytes that the graph of the losses of ``count`` black images refers to, without parameters, buffers and images."""
+    weight = next(distiller.student.parameters())
+    images = torch.zeros(count, *image_shape, device=weight.device, dtype=weight.dtype)
+    if len(distiller.views) > 1:
+        images = torch.stack([images] * len(distiller.views), dim=1)
+    labels = torch.zeros(count, dtype=torch.long, device=weight.device)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    devices = [weight.device] if weight.device.type == "cuda" else []
+    with eval_mode(distiller), torch.random.fork_rng(devices), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        # The result is kept: memory of a released graph would be used again.
+        graph = distiller(images, labels, Progress(1, 1, weight.device), labels if distiller.needs_index else None)
+    for tensor in (images, *distiller.parameters(), *distiller.buffers()):
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    del graph
+    return sum(kept.values())
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that this process can still get: of the GPU; of the machine and its control groups, divided by its ranks.
+
+    None where the system does not tell (not Linux).
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        rooms = [1024 * _numbers(Path("/proc/meminfo"))["MemAvailable:"]]
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()]
+    except (OSError, KeyError):
+        return None
+    for _, controllers, path in groups:
+        if controllers in ("", "memory"):
+            folder = Path("/sys/fs/cgroup", controllers, path.lstrip("/"))
+            rooms += [room for place in (folder, *folder.parents) if (room := _room(place)) is not None]
+    return min(rooms) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _room(group: Path) -> int | None:
+    """What the processes of a control group may still get, including the page cache that would be given up for it."""
+    for limit, usage, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, used = (int((group / name).read_text(encoding="ascii")) for name in (limit, usage))
+            return most - used + _numbers(group / "memory.stat")[cache]
+        except (OSError, KeyError, ValueError):  # no such group, the other version of control groups, or no limit: "max"
+            continue
+    return None
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Lines "name number" of a file."""
+    words = (line.split() for line in file.read_text(encoding="ascii").splitlines())
+    return {name: int(number) for name, number, *_ in words}
