@@ -89,7 +89,7 @@ _active: ContextVar[ListingCache | None] = ContextVar("listing cache", default=N
 
 @contextlib.contextmanager
 def kept_listings(root: Path, *, enabled: bool = True) -> Iterator[None]:
-    """Use the listings of folders that were kept before while the block runs, and keep new ones; a Note if that is impossible."""
+    """Let `list_folder` use the listings kept before while the block runs, and keep new ones. A Note says if it cannot."""
     cache = ListingCache(root) if enabled else None
     token = _active.set(cache)
     try:
