@@ -63,7 +63,7 @@ def _kept_by_autograd(distiller: Distiller, image_shape: tuple[int, int, int], c
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an operation that saved its own result would be a cycle that nothing collects
 
     devices = [weight.device] if weight.device.type == "cuda" else []
     with eval_mode(distiller), torch.random.fork_rng(devices), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,9 @@ class Small(nn.Module):
         self.linear = nn.Linear(5 * 8 * 8, 10, bias=False)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
-        return self.linear(self.conv(images).relu().flatten(1)), {}
+        activation = self.conv(images).relu()
+        self.last = weakref.ref(activation)
+        return self.linear(activation.flatten(1)), {}
 
 
 def test_the_floor_is_that_of_a_count_by_hand() -> None:
@@ -68,6 +72,13 @@ def test_random_numbers_are_not_used_up() -> None:
     torch.manual_seed(0)
     memory.step_floor(distiller, (3, 8, 8), 8, 1)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_trial_leaves_nothing_in_memory() -> None:
+    student = Small()
+    memory.step_floor(create_distiller("NONE", student, None), (3, 8, 8), 8, 1)
+    gc.collect()
+    assert student.last() is None
 
 
 def test_too_little_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
