@@ -44,6 +44,7 @@ def imported(finished: Finished) -> set[str]:
         "train.py --no-such-option",
         "eval.py --help",
         "-m mdistiller_ext.published --student resnet8x4",
+        "-m mdistiller_ext.study --help",
         "-m mdistiller_ext.bridge --help",
     ],
 )
