@@ -11,19 +11,10 @@ import argparse
 import warnings
 from pathlib import Path
 
-import torch
-
-from mdistiller_ext.acceleration import choose_device
-from mdistiller_ext.build import build_model, build_plain_loader
 from mdistiller_ext.command import Parser, run_command
-from mdistiller_ext.config import load_config
-from mdistiller_ext.distributed import group, local_rank_zero_first, rank
 from mdistiller_ext.errors import ConfigError, MissingFileError, Note
-from mdistiller_ext.evaluate import evaluate, try_images
 from mdistiller_ext.models import check_model_name
 from mdistiller_ext.plugins import load_plugin
-from mdistiller_ext.weight_files import teacher_path
-from mdistiller_ext.weights import load_weights
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -41,6 +32,22 @@ def main() -> None:
     arguments = parse_arguments()
     for plugin in arguments.plugin:
         load_plugin(plugin)
+    evaluate_network(arguments)
+
+
+def evaluate_network(arguments: argparse.Namespace) -> None:
+    """Build the network, load its weights, and print its accuracies."""
+    # Imported here, since they import torch, which takes over a second: --help answers without it.
+    import torch
+
+    from mdistiller_ext.acceleration import choose_device
+    from mdistiller_ext.build import build_model, build_plain_loader
+    from mdistiller_ext.config import load_config
+    from mdistiller_ext.distributed import group, local_rank_zero_first, rank
+    from mdistiller_ext.evaluate import evaluate, try_images
+    from mdistiller_ext.weight_files import teacher_path
+    from mdistiller_ext.weights import load_weights
+
     weights = Path(arguments.ckpt)
     if arguments.ckpt != "pretrain" and not weights.exists():
         raise MissingFileError(f"checkpoint not found: {weights.absolute()}")

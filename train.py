@@ -17,21 +17,19 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
-from mdistiller_ext.build import build_trainer
 from mdistiller_ext.command import Parser, run_command
-from mdistiller_ext.config import Dialect, load_config
-from mdistiller_ext.distributed import group, rank, restarted, world_size
 from mdistiller_ext.errors import from_here, python_command
 from mdistiller_ext.models import ZOO_NUM_CLASSES, list_models
 from mdistiller_ext.plugins import load_plugins
 from mdistiller_ext.published import CONFIGS, published_for, recipe_differences
 from mdistiller_ext.registry import DATASETS, DISTILLERS, TRAINERS
-from mdistiller_ext.rng import refusals
-from mdistiller_ext.run import NoteRecorder, Resume, run_folder
+
+if TYPE_CHECKING:
+    from mdistiller_ext.config import Dialect
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -114,9 +112,9 @@ def print_published(config: CfgNode) -> None:
 def print_list() -> None:
     """Print all registered names and the configuration files."""
     names: dict[str, Iterable[str]] = {
-        "methods (DISTILLER.TYPE)": DISTILLERS,
-        "trainers (SOLVER.TRAINER)": TRAINERS,
-        "data sets (DATASET.TYPE)": DATASETS,
+        "methods (DISTILLER.TYPE)": DISTILLERS.names(),
+        "trainers (SOLVER.TRAINER)": TRAINERS.names(),
+        "data sets (DATASET.TYPE)": DATASETS.names(),
         **{f"models for {zoo} (DISTILLER.STUDENT, DISTILLER.TEACHER)": list_models(zoo) for zoo in ZOO_NUM_CLASSES},
         "models of other libraries, for any data set": ["torchvision/<name>", "timm/<name>"],
     }
@@ -139,28 +137,33 @@ def main() -> None:
         plugins, dialect = {**plugins, **upstream.sources}, upstream.dialect
     if arguments.list:
         print_list()
-        return
-    with NoteRecorder() as notes:
-        train(arguments, plugins, notes, dialect)
+    else:
+        train(arguments, plugins, dialect)
 
 
-def train(
-    arguments: argparse.Namespace, plugins: Mapping[str, bytes], notes: NoteRecorder, dialect: Dialect | None = None
-) -> None:
+def train(arguments: argparse.Namespace, plugins: Mapping[str, bytes], dialect: Dialect | None = None) -> None:
     """Start or resume a run, train, and print the summary."""
-    config = load_config(arguments.cfg, arguments.opts, dialect=dialect)
-    folder = run_folder(config)
-    # Processes that torchrun restarted resume, whether or not the command has --resume.
-    resume: Resume = "auto" if arguments.resume == "auto" or restarted() else arguments.resume is not None
-    with group(), refusals():
-        with contextlib.closing(build_trainer(config, folder, resume=resume, plugins=plugins, notes=notes)) as trainer:
+    # Imported here, since they import torch, which takes over a second: --help and --list answer without it.
+    from mdistiller_ext.build import build_trainer
+    from mdistiller_ext.config import load_config
+    from mdistiller_ext.distributed import group, rank, restarted, world_size
+    from mdistiller_ext.rng import refusals
+    from mdistiller_ext.run import NoteRecorder, Resume, run_folder
+
+    with NoteRecorder() as notes:
+        config = load_config(arguments.cfg, arguments.opts, dialect=dialect)
+        folder = run_folder(config)
+        # Processes that torchrun restarted resume, whether or not the command has --resume.
+        resume: Resume = "auto" if arguments.resume == "auto" or restarted() else arguments.resume is not None
+        with group(), refusals():
+            with contextlib.closing(build_trainer(config, folder, resume=resume, plugins=plugins, notes=notes)) as trainer:
+                if rank() == 0:
+                    together = f" ({world_size()} processes)" if world_size() > 1 else ""
+                    how = f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}{together}"
+                    print(f"{how}; run folder {folder}", flush=True)
+                summary = trainer.train()
             if rank() == 0:
-                together = f" ({world_size()} processes)" if world_size() > 1 else ""
-                how = f"{config.DISTILLER.TYPE}, trainer '{config.SOLVER.TRAINER}', on {trainer.device}{together}"
-                print(f"{how}; run folder {folder}", flush=True)
-            summary = trainer.train()
-        if rank() == 0:
-            print_summary(config, folder, summary)
+                print_summary(config, folder, summary)
 
 
 if __name__ == "__main__":

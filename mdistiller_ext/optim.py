@@ -13,6 +13,7 @@ A stream is a set of losses whose gradients share one momentum buffer. One strea
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,7 +24,19 @@ from torch.optim import Optimizer
 from .errors import did_you_mean
 
 
-class ComponentSGD(Optimizer):
+class _Optimizer(Optimizer):
+    """torch's Optimizer without a decorator of these methods, which imports torch's compiler: a second at the start of a run.
+
+    The decorator keeps torch.compile from tracing them.
+    """
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+
+
+class ComponentSGD(_Optimizer):
     """Implement SGD with a separate momentum buffer and coefficient for each stream.
 
     Args:

@@ -19,7 +19,6 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from .command import Parser, run_command
-from .config import default_config, load_config, recipe_changes, written_settings
 from .errors import ROOT, ConfigWarning, MissingFileError, UnknownNameError, UserError
 
 CONFIGS = ROOT / "configs"
@@ -94,6 +93,8 @@ def recipe_differences(config: CfgNode) -> list[str] | None:
 
     Returns None if there is no such file.
     """
+    from .config import recipe_changes  # slow to import
+
     for recipe in _recipes(CONFIGS / config.DATASET.TYPE, config.DISTILLER.STUDENT):
         if _pair(recipe) == _pair(config):
             return recipe_changes(recipe, config)
@@ -103,6 +104,8 @@ def recipe_differences(config: CfgNode) -> list[str] | None:
 @functools.cache  # a report asks for many runs
 def _recipes(folder: Path, student: str) -> list[CfgNode]:
     """Configurations of all files of a data set's folder for a student."""
+    from .config import default_config, load_config, written_settings  # slow to import
+
     recipes = []
     # Reading a file is faster than loading its configuration, and most files are for other students.
     default = default_config().DISTILLER.STUDENT

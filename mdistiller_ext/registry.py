@@ -1,16 +1,20 @@
 """Registries of classes and functions by name, filled by decorators.
 
 On its first look-up, a registry imports every module of the package that contains its entries: a new method is one new file,
-and no list of imports has to be edited.
+and no list of imports has to be edited. `Registry.names` reads the names from the source of these modules instead, since their
+imports take seconds.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
@@ -28,11 +32,13 @@ class Registry:
     Args:
         kind: what an entry is, such as "distiller", for messages.
         package: name of the package whose modules register the built-in entries.
+        full_name: function of a decorator's arguments that returns the name of the entry. Default: the only argument.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, full_name: Callable[..., str] = str) -> None:
         self.kind = kind
         self._package = package
+        self._full_name = full_name
         self._entries: dict[str, Any] = {}
         self._registered_at: dict[str, tuple[CodeType, int]] = {}
         self._imported = False
@@ -76,6 +82,14 @@ class Registry:
             raise UnknownNameError(f"unknown {self.kind} '{name}'{near or '.'} Known: {', '.join(self)}{OWN}")
         return self._entries[name]
 
+    def names(self) -> list[str]:
+        """The sorted names of all entries, without an import of the modules of built-in entries.
+
+        Until these are imported, the names of built-in entries are those in decorators ``@register_<kind>("name")``.
+        """
+        with self._importing:
+            return sorted(self._entries if self._imported else {*self._entries, *self._names_in_source()})
+
     def __contains__(self, name: object) -> bool:
         self._import_entries()
         return name in self._entries
@@ -86,6 +100,20 @@ class Registry:
 
     def _is_built_in(self, entry: Any) -> bool:
         return f"{entry.__module__}.".startswith(f"{self._package}.")
+
+    def _names_in_source(self) -> Iterator[str]:
+        """Names in the decorators of the package's modules, whose arguments must be literals."""
+        package = importlib.util.find_spec(self._package)
+        assert package is not None
+        for file in (file for folder in package.submodule_search_locations or () for file in Path(folder).rglob("*.py")):
+            definitions = [
+                node for node in ast.parse(file.read_bytes()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            ]
+            calls = [node for each in definitions for node in each.decorator_list if isinstance(node, ast.Call)]
+            for call in calls:
+                if ast.unparse(call.func).split(".")[-1].startswith("register"):
+                    options = {str(option.arg): ast.literal_eval(option.value) for option in call.keywords}
+                    yield self._full_name(*map(ast.literal_eval, call.args), **options)
 
     def _import_entries(self) -> None:
         with self._importing:  # other threads wait until all entries are registered
@@ -116,9 +144,13 @@ def _where(entry: Any) -> str:
     return f"{entry.__module__}.{entry.__qualname__}"
 
 
+def _name_in_zoo(name: str, *, zoo: str = "cifar100") -> str:
+    return f"{zoo}/{name}"
+
+
 DISTILLERS = Registry("distiller", "mdistiller_ext.distillers")
 TRAINERS = Registry("trainer", "mdistiller_ext.trainers")
-MODELS = Registry("model", "mdistiller_ext.models")
+MODELS = Registry("model", "mdistiller_ext.models", _name_in_zoo)
 DATASETS = Registry("data set", "mdistiller_ext.data")
 
 register_distiller = DISTILLERS.register
@@ -132,4 +164,4 @@ def register_model(name: str, *, zoo: str = "cifar100") -> Callable[[Entry], Ent
     A zoo contains the architectures for one image size: ``cifar100`` (32x32), ``tiny_imagenet`` (64x64) or ``imagenet``
     (224x224). Each data set names the zoo for its images.
     """
-    return MODELS.register(f"{zoo}/{name}")
+    return MODELS.register(_name_in_zoo(name, zoo=zoo))

@@ -24,7 +24,8 @@ def be_deterministic(on: bool) -> None:
     """Let torch use only deterministic kernels, and raise for operations that have none. CPU runs do not need it."""
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is initialised
-    torch.use_deterministic_algorithms(on)
+    if on or torch.are_deterministic_algorithms_enabled():  # the call imports the compiler, which takes a second
+        torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.benchmark = False
 
 

@@ -143,6 +143,16 @@ def test_growth_measures_in_a_process_of_its_own() -> None:
     assert found["floor_bytes"] > 0
 
 
+def test_startup(results: Path, glyphs_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = ["--commands", "published", "run", "--rounds", 1, "DATASET.ROOT", glyphs_root, "DATASET.LIMIT", 100]
+    run("startup", *commands, monkeypatch=monkeypatch)
+    published, training = kept(results, "startup")["rows"]
+    assert published["seconds"]["n"] == published["peak_mb"]["n"] == 1
+    assert (
+        training["peak_mb"]["median"] > 5 * published["peak_mb"]["median"]
+    )  # it has torch, and the other is not charged for ours
+
+
 def test_gpu_on_the_cpu(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--device", "cpu", "--images", 128, "--epochs", 1, "--workers", 0)
     run("gpu", *arguments, *SMALL, monkeypatch=monkeypatch)

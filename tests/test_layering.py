@@ -103,6 +103,7 @@ COVERED_BY = {
     "run/lock.py": "system/faults/test_disk_and_folder.py",  # needs processes that are killed
     "run/resume.py": "system/test_resume.py",
     "study/__main__.py": "study/test_runner.py",  # the command
+    "study/commands.py": "study/test_runner.py",
     "study/job.py": "study/test_slurm.py",  # needs a scheduler
     "study/picture.py": "study/test_k_static.py",  # colours, style and size
     "study/process.py": "study/test_runner.py",  # states and errors by how a process ended

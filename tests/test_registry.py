@@ -1,5 +1,6 @@
 """Names filled by decorator: taken names, unknown names, and entries that are imported when first asked for."""
 
+import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ import pytest
 
 from mdistiller_ext.errors import ConfigError, UnknownNameError
 from mdistiller_ext.registry import Registry
+from tests.support.programs import ROOT
 
 
 @pytest.fixture
@@ -88,3 +90,24 @@ def test_a_cell_or_module_that_is_run_again_replaces_its_entry(package):
     for lines in ("", "\n"):  # edited in between
         exec(compile(lines + DEFINITION, "cell", "exec"), namespace)
         assert package.get("x") is namespace["Mine"]
+
+
+def test_names_are_read_from_the_source_without_an_import(package):
+    assert package.names() == ["a", "b"]
+    assert "zoo_of_test.a" not in sys.modules
+    package.register("own")(lambda: None)
+    assert package.names() == ["a", "b", "own"]
+
+
+def test_the_names_in_the_source_are_those_registered():
+    code = """if True:
+        import sys
+        from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
+        named = {registry: registry.names() for registry in (DATASETS, DISTILLERS, MODELS, TRAINERS)}
+        assert "torch" not in sys.modules
+        from mdistiller_ext.analyze.analysis import ANALYSES  # imports torch, but no analysis
+        named[ANALYSES] = ANALYSES.names()
+        print([registry.kind for registry, names in named.items() if not names or names != list(registry)])
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -100,8 +100,9 @@ def check_model_name(name: str, dataset: str) -> None:
         check_library_name(name)
         _zoo(dataset)  # raises for an unknown data set
         return
-    known = list_models(dataset)
-    if name not in known:
+    zoo, _ = _zoo(dataset)
+    if f"{zoo}/{name}" not in MODELS:
+        known = list_models(dataset)
         near = did_you_mean(name, known)
         raise UnknownNameError(f"unknown model '{name}' for {dataset}{near or '.'} Known: {', '.join(known)}{OWN}")
 
@@ -109,7 +110,7 @@ def check_model_name(name: str, dataset: str) -> None:
 def list_models(dataset: str = "cifar100") -> list[str]:
     """Sorted names of all architectures for a zoo or a registered data set, without those of torchvision and timm."""
     zoo, _ = _zoo(dataset)
-    return [name.removeprefix(f"{zoo}/") for name in MODELS if name.startswith(f"{zoo}/")]
+    return [name.removeprefix(f"{zoo}/") for name in MODELS.names() if name.startswith(f"{zoo}/")]
 
 
 def find_architectures(state: Mapping[str, Tensor]) -> list[str]:

@@ -10,24 +10,10 @@ python -m mdistiller_ext.study phases output/my_study
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
-from typing import Any
+from pathlib import Path
 
 from ..command import Parser, run_command
-from ..errors import ConfigError, from_here, python_command
-from ..plugins import load_plugins
-from ..run import locked
-from . import phases, report
-from .fill import fill_caches
-from .k_static import FRACTION, accuracies_by_k, choose_k, describe_choice, plan_k_static, write_choice
-from .local import LocalExecutor
-from .plan import Study, plan_study
-from .progress import LiveProgress, Progress
-from .record import Record
-from .runner import Executor, run_study
-
-PROGRAM = "mdistiller_ext.study"
+from . import report
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +28,6 @@ def add_k_static_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fraction",
         type=float,
-        default=FRACTION,
         help="part of the training images to train on; the others test (default: 0.2)",
     )
     add_shared_arguments(parser)
@@ -67,98 +52,41 @@ def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def plan_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the arguments that all plans share say, as arguments of :func:`plan_study`; loads the plug-ins."""
-    load_plugins(arguments.plugin)
-    options = [word for plugin in arguments.plugin for word in ("--plugin", plugin)]
-    dialect = None
-    if arguments.upstream is not None:
-        from ..bridge.theirs import Upstream
-
-        dialect = Upstream(arguments.upstream).dialect
-        options += ["--upstream", arguments.upstream]
-    return {"seeds": arguments.seeds, "settings": arguments.set, "out": arguments.out, "options": options, "dialect": dialect}
+def add_phases_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="run folders, or folders that hold some")
+    parser.add_argument("--gains", metavar="PART", nargs=2, type=float, help="parts of the final gain at which the phases end")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="folder of the files; by default the first RUN")
 
 
-def plan(arguments: argparse.Namespace) -> Study:
-    """The study that the arguments of ``run`` and ``fill`` describe."""
-    return plan_study(arguments.study, arguments.cfg, **plan_options(arguments))
-
-
-def k_static(arguments: argparse.Namespace) -> None:
-    """Run the ablation over K; print and write the choice."""
-    study = plan_k_static(arguments.cfg, grid=arguments.grid, fraction=arguments.fraction, **plan_options(arguments))
-    record = run(study, arguments)
-    choice = choose_k(accuracies_by_k(record))
-    print("", describe_choice(choice), "", *write_choice(choice, study.folder), sep="\n")
-    exit_unless_finished(record)
-
-
-def run(study: Study, arguments: argparse.Namespace) -> Record:
-    """Run what is not finished of a study, as the arguments of execution say, and print the result."""
-    if arguments.slurm and arguments.executor != "slurm":
-        raise ConfigError("--slurm belongs to --executor slurm")
-    with locked(study.folder, "study", "choose another by --out"):
-        record = Record(study, python_command(PROGRAM, *map(shlex.quote, sys.argv[1:])))
-        executor: Executor
-        if arguments.executor == "slurm":
-            from .slurm import SlurmExecutor
-
-            executor = SlurmExecutor(record, arguments.slurm, arguments.jobs)
-        else:
-            executor = LocalExecutor(record, study.runs, arguments.jobs)
-        progress = LiveProgress(record) if sys.stdout.isatty() else Progress(record)
-        run_study(record, executor, progress)
-    print_result(record)
-    return record
-
-
-def exit_unless_finished(record: Record) -> None:
-    """Exit with status 1 unless all planned runs are finished."""
-    if any(record.entries[run.name].state != "finished" for run in record.study.runs):
-        sys.exit(1)
-
-
-def print_result(record: Record) -> None:
-    """Print the state, accuracy and error of every planned run, and what to do next."""
-    runs = record.study.runs
-    print(f"\n{'state':<9} {'last':>6} {'best':>6}  run")
-    for run in runs:
-        entry, top1 = record.entries[run.name], record.test_top1(run.name)
-        last, best = (f"{top1[-1]:.2f}", f"{max(top1):.2f}") if top1 else ("", "")
-        print(f"{entry.state:<9} {last:>6} {best:>6}  {run.name}")
-        if entry.error:
-            print(f"{'':<25}{entry.error}")
-    states = [record.entries[run.name].state for run in runs]
-    if {*states} & {"failed", "stopped"}:
-        print(f"failed and stopped runs are run again by the same command: {record.command}")
-    if "diverged" in states:
-        print("a run that diverged would do so again; to try it nevertheless, delete its folder")
-    finished, report = states.count("finished"), python_command(PROGRAM, "report", from_here(record.study.folder))
-    print(f"{finished} of {len(runs)} runs finished; report: {report}")
-
-
-def main() -> None:
-    parser = Parser(prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments() -> argparse.Namespace:
+    parser = Parser(
+        prog="python -m mdistiller_ext.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="run|fill|k-static|phases|report")
     run_parser = commands.add_parser("run", help="run what is not finished")
     add_study_arguments(run_parser)
     add_execution_arguments(run_parser)
     add_study_arguments(commands.add_parser("fill", help="fill the teacher's cache ahead (DISTILLER.TEACHER_CACHE disk)"))
     add_k_static_arguments(commands.add_parser("k-static", help="choose DEEPKD.K_STATIC by an ablation on training images"))
-    phases.add_arguments(commands.add_parser("phases", help="suggest DEEPKD.PHASE_ENDS from accuracy curves"))
+    add_phases_arguments(commands.add_parser("phases", help="suggest DEEPKD.PHASE_ENDS from accuracy curves"))
     report.add_arguments(commands.add_parser("report", help="tables, statistics and pictures of run folders"))
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    from . import commands, phases  # slow to import: they import torch
+
     if arguments.command == "fill":
-        fill_caches(plan(arguments))
+        commands.fill(arguments)
     elif arguments.command == "k-static":
-        k_static(arguments)
+        commands.k_static(arguments)
     elif arguments.command == "phases":
         phases.main(arguments)
     elif arguments.command == "report":
         report.main(arguments)
     else:
-        exit_unless_finished(run(plan(arguments), arguments))
+        commands.run(arguments)
 
 
 if __name__ == "__main__":

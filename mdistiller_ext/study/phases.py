@@ -139,19 +139,10 @@ def draw_phases(phases: Phases, curves: Sequence[Sequence[float]], file: Path) -
 # ---- command ------------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the command."""
-    parser.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="run folders, or folders that hold some")
-    parser.add_argument(
-        "--gains", metavar="PART", nargs=2, type=float, default=GAINS, help="parts of the final gain at which the phases end"
-    )
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="folder of the files; by default the first RUN")
-
-
 def main(arguments: argparse.Namespace) -> None:
     """Print the phase ends, and write the curve and the picture."""
     curves = read_curves(arguments.folders)
-    phases = find_phases(curves, tuple(arguments.gains))
+    phases = find_phases(curves, tuple(arguments.gains or GAINS))
     print(describe_phases(phases, len(curves)))
     paths = write_phases(phases, curves, arguments.out or arguments.folders[0])
     print("\n".join(["", *map(str, paths)]))
