@@ -24,13 +24,9 @@ from tests.support.cifar100 import Archive
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
     """Such an archive, which is now taken for the real one; its address leads nowhere."""
-    from torchvision import datasets
-
     archive = Archive(tmp_path / "server")
     monkeypatch.setattr(cifar100, "MD5", hashlib.md5(archive.path.read_bytes()).hexdigest())
-    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", archive.md5["train"]]])
-    monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", archive.md5["test"]]])
-    monkeypatch.setattr(datasets.CIFAR100, "meta", {**datasets.CIFAR100.meta, "md5": archive.md5["meta"]})
+    monkeypatch.setattr(cifar100, "FILES", archive.md5)
     with socket.socket() as free:  # a port that nobody listens on
         free.bind(("127.0.0.1", 0))
         monkeypatch.setattr(cifar100, "URL", f"http://127.0.0.1:{free.getsockname()[1]}/{archive.path.name}")
@@ -70,6 +66,13 @@ def assert_holds(root: Path, archive: Archive) -> None:
     for tensor, expected in zip(alone.load_test(root), (images, labels), strict=True):
         assert torch.equal(tensor, expected)
     assert alone.classes == [str(n) for n in range(100)]
+
+
+def test_the_files_are_those_that_torchvision_knows() -> None:
+    from torchvision import datasets
+
+    known = dict([*datasets.CIFAR100.train_list, *datasets.CIFAR100.test_list])
+    assert known | {datasets.CIFAR100.meta["filename"]: datasets.CIFAR100.meta["md5"]} == cifar100.FILES
 
 
 def test_cifar100_is_downloaded_once(tmp_path: Path, archive: Archive, serve: Callable[[Path], None]) -> None:
