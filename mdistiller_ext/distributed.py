@@ -169,11 +169,13 @@ def gradient_buckets(parameters: Iterable[Tensor], max_bytes: float = _BUCKET_BY
     A bucket has one dtype and, unless it is a single parameter, at most ``max_bytes``.
     """
     buckets: list[list[Tensor]] = []
+    size = 0
     for p in reversed([p for p in parameters if p.requires_grad]):
-        if buckets and p.dtype == buckets[-1][0].dtype and sum(q.nbytes for q in (*buckets[-1], p)) <= max_bytes:
-            buckets[-1].append(p)
-        else:
-            buckets.append([p])
+        size += p.nbytes
+        if not buckets or size > max_bytes or p.dtype != buckets[-1][0].dtype:
+            buckets.append([])
+            size = p.nbytes
+        buckets[-1].append(p)
     return buckets
 
 
@@ -181,8 +183,9 @@ class GradientExchange:
     """Asynchronous weighted sum of the gradients of all ranks, which overlaps the rest of their backward pass, and the next.
 
     Takes the gradients out of ``.grad``; :meth:`wait` puts the sums in their place. Each bucket is exchanged as soon as it and
-    those before it are complete, so in the same order on every rank. Those that stay incomplete, as the backward pass does not
-    reach all of their parameters, follow after it; it must reach the same parameters on every rank.
+    those before it are complete: in the same order on every rank, also among the all-reduces of SyncBatchNorm's backward pass.
+    Those that stay incomplete, as the pass does not reach all of their parameters, follow after it; it must reach the same
+    parameters on every rank.
 
     Args:
         weight: this rank's share of the batch, so that the sum of the ranks' means is the mean over the whole batch.
