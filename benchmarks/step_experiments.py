@@ -9,7 +9,8 @@ resnet32x4 to resnet8x4, batch 64. Each experiment compares its ways in turns, i
 - `overlap`: a step whose teacher runs on the next batch, in a thread of its own on one core, while the student's forward and
   backward passes run on the other. (Two networks cannot share a pass; this is as close as they get.)
 - `teacher_compiled`: the teacher by torch.jit with oneDNN's fusions, by torch.compile (inductor), with its weights as constants
-  (`freezing`) and with kernels chosen by trial (`max_autotune`); the last two also within a whole step;
+  (`freezing`) and with kernels chosen by trial (`max_autotune`);
+- `teacher_in_step`: a whole step with these teachers;
 - `whole_step`: forward passes, losses and the gradients of both streams as one compiled graph, by torch.autograd.grad within
   the function and by torch.func.vjp; compiled autograd; a compiled student. All with the same optimizer afterwards;
 - `floor`: a step, beside its operations and least bytes at the rates of a large matrix product and a large copy.
@@ -146,27 +147,29 @@ class Bench:
             "(the teacher's part, 1 thread)": teacher_alone,
         }, steps
 
-    def teacher_compiled(self) -> tuple[Ways, float]:
-        plain = self.trainer()
-        network = plain.distiller.inference_network()
-        logits = Logits(network).eval()
+    def compiled_teachers(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        logits = Logits(self.trainer().distiller.inference_network()).eval()
         torch.jit.enable_onednn_fusion(True)
         with torch.no_grad():
-            traced = torch.jit.freeze(torch.jit.trace(logits, self.images))
-        options: dict[str, dict[str, Any]] = {
+            made = {"eager": logits, "jit, oneDNN fusion": torch.jit.freeze(torch.jit.trace(logits, self.images))}
+        freezing: dict[str, Any] = {"freezing": True}
+        tried = {
             "inductor": {},
-            "inductor, freezing": {"freezing": True},
-            "inductor, freezing, max_autotune": {"freezing": True, "max_autotune": True},
+            "inductor, freezing": freezing,
+            "inductor, freezing, max_autotune": freezing | {"max_autotune": True},
         }
-        made: dict[str, Callable[[Tensor], Tensor]] = {"eager": logits, "jit, oneDNN fusion": traced}
-        for name, each in options.items():
-            made[name] = torch.compile(Logits(network).eval(), dynamic=False, options=each)
-        ways: Ways = {f"teacher: {name}": partial(torch.no_grad()(each), self.images) for name, each in made.items()}
-        ways["step: eager"] = self.step(plain)
-        for name in list(options)[1:]:
-            trainer, compiled = self.trainer(), WithoutFeatures(made[name])
-            trainer.distiller.inference_path = lambda compiled=compiled: compiled
-            ways[f"step: {name}"] = self.step(trainer)
+        return made | {name: torch.compile(copy.copy(logits), dynamic=False, options=each) for name, each in tried.items()}
+
+    def teacher_compiled(self) -> tuple[Ways, float]:
+        return {name: partial(torch.no_grad()(each), self.images) for name, each in self.compiled_teachers().items()}, 1
+
+    def teacher_in_step(self) -> tuple[Ways, float]:
+        ways: Ways = {"eager": self.step(self.trainer())}
+        for name, logits in self.compiled_teachers().items():
+            if name not in ("eager", "inductor"):
+                trainer, compiled = self.trainer(), WithoutFeatures(logits)
+                trainer.distiller.inference_path = lambda compiled=compiled: compiled
+                ways[name] = self.step(trainer)
         return ways, 1
 
     def whole_step(self) -> tuple[Ways, float]:
@@ -266,7 +269,7 @@ def _with_optimizer(trainer: BaseTrainer, gradients: Gradients, images: Tensor, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    experiments = ("teacher_batches", "overlap", "teacher_compiled", "whole_step", "floor")
+    experiments = ("teacher_batches", "overlap", "teacher_compiled", "teacher_in_step", "whole_step", "floor")
     parser.add_argument("experiment", choices=experiments)
     parser.add_argument("--amp", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--rounds", type=int, default=7)
