@@ -5,7 +5,7 @@
 
 resnet32x4 to resnet8x4, batch 64. Each experiment compares its ways in turns, in fp32 or bf16, within 4 minutes:
 
-- `teacher_batches`: the teacher's forward pass of 4 batches, one, two and four at once; in other memory layouts; not folded;
+- `teacher_batches`: the teacher's forward pass of 4 batches, a part of one, one, two and four at once; in other memory layouts;
 - `overlap`: a step whose teacher runs on the next batch, in a thread of its own on one core, while the student's forward and
   backward passes run on the other. (Two networks cannot share a pass; this is as close as they get.)
 - `teacher_compiled`: the teacher by torch.jit with oneDNN's fusions, by torch.compile (inductor), with its weights as constants
@@ -101,12 +101,13 @@ class Bench:
 
             return run
 
-        ways = {f"{size // BATCH} at once": passes(folded, self.many, size) for size in (BATCH, 2 * BATCH, 4 * BATCH)}
+        sizes = (BATCH, BATCH // 4, BATCH // 2, 2 * BATCH, 4 * BATCH)
+        ways = {f"{size / BATCH:g} at once": passes(folded, self.many, size) for size in sizes}
         ways |= {
             "1 at once, images channels_last too": passes(folded, last, BATCH),
             "4 at once, images channels_last too": passes(folded, last, 4 * BATCH),
             "1 at once, weights nchw": passes(nchw, self.many, BATCH),
-            "1 at once, not folded": passes(unfolded, self.many, BATCH),
+            "1 at once, as given (not folded, fp32)": passes(unfolded, self.many, BATCH),
         }
         return ways, TOGETHER
 
