@@ -11,7 +11,7 @@ import datetime
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from .errors import ConfigError, TrainingError
 
 _TIMEOUT = datetime.timedelta(minutes=30)  # long enough for another rank to download a data set
+_BUCKET_BYTES = 16 * 2**20  # smaller ones pay more latency, larger ones overlap less (benchmarks/cost_model.py)
 
 T = TypeVar("T")
 
@@ -162,33 +163,71 @@ def all_gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
 # ---- gradients and other reductions -------------------------------------------------------------------------------
 
 
-class GradientExchange:
-    """Asynchronous weighted sum of the gradients of all ranks, which overlaps the next backward pass.
+def gradient_buckets(parameters: Iterable[Tensor], max_bytes: float = _BUCKET_BYTES) -> list[list[Tensor]]:
+    """Parameters whose gradients are exchanged together, in the order in which a backward pass reaches them: last ones first.
 
-    Takes the gradients out of ``.grad``; :meth:`wait` puts the sums in their place.
+    A bucket has one dtype and, unless it is a single parameter, at most ``max_bytes``.
+    """
+    buckets: list[list[Tensor]] = []
+    size = 0
+    for p in reversed([p for p in parameters if p.requires_grad]):
+        size += p.nbytes
+        if not buckets or size > max_bytes or p.dtype != buckets[-1][0].dtype:
+            buckets.append([])
+            size = p.nbytes
+        buckets[-1].append(p)
+    return buckets
+
+
+class GradientExchange:
+    """Asynchronous weighted sum of the gradients of all ranks, which overlaps the rest of their backward pass, and the next.
+
+    Takes the gradients out of ``.grad``; :meth:`wait` puts the sums in their place. Each bucket is exchanged as soon as it and
+    those before it are complete: in the same order on every rank, also among the all-reduces of SyncBatchNorm's backward pass.
+    Those that stay incomplete, as the pass does not reach all of their parameters, follow after it; it must reach the same
+    parameters on every rank.
 
     Args:
         weight: this rank's share of the batch, so that the sum of the ranks' means is the mean over the whole batch.
+        backward: backward pass that computes the gradients. Default: they are in ``.grad`` already.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], weight: float) -> None:
-        self._reached = [p for p in parameters if p.grad is not None]
-        self._buckets: list[Tensor] = []
+    def __init__(self, parameters: Iterable[Tensor], weight: float, backward: Callable[[], object] = lambda: None) -> None:
+        self._weight = weight
+        self._buckets = gradient_buckets(parameters)  # not yet exchanged
+        self._works: list[dist.Work] = []
         self._sums: list[tuple[Tensor, Tensor]] = []
-        for dtype in sorted({p.dtype for p in self._reached}, key=str):
-            of_dtype = [p for p in self._reached if p.dtype == dtype]
-            bucket = torch.empty(sum(p.numel() for p in of_dtype), dtype=dtype, device=of_dtype[0].device)
-            parts = bucket.split([p.numel() for p in of_dtype])
-            # In each parameter's own memory layout: the sums are added to buffers of that layout.
-            sums = [part.as_strided(p.shape, p.stride()) for part, p in zip(parts, of_dtype, strict=True)]
-            torch._foreach_copy_(sums, [p.grad for p in of_dtype if p.grad is not None])
-            # Zero times a gradient that is not finite is not zero.
-            self._buckets.append(bucket.mul_(weight) if weight else bucket.zero_())
-            self._sums += zip(of_dtype, sums, strict=True)
-        for p in self._reached:
+        hooks = [p.register_post_accumulate_grad_hook(self._exchange_complete) for bucket in self._buckets for p in bucket]
+        try:
+            backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for bucket in self._buckets:
+            self._exchange([p for p in bucket if p.grad is not None])
+
+    def _exchange_complete(self, _: Tensor) -> None:
+        # The last parameter of a bucket is the last one to be reached, as a rule.
+        while self._buckets and all(p.grad is not None for p in reversed(self._buckets[0])):
+            self._exchange(self._buckets.pop(0))
+
+    def _exchange(self, reached: list[Tensor]) -> None:
+        if not reached:
+            return
+        flat = torch.empty(sum(p.numel() for p in reached), dtype=reached[0].dtype, device=reached[0].device)
+        parts = flat.split([p.numel() for p in reached])
+        # In each parameter's own memory layout: the sums are added to buffers of that layout.
+        sums = [part.as_strided(p.shape, p.stride()) for part, p in zip(parts, reached, strict=True)]
+        torch._foreach_copy_(sums, [p.grad for p in reached if p.grad is not None])
+        if self._weight:
+            flat.mul_(self._weight)
+        else:
+            flat.zero_()  # zero times a gradient that is not finite is not zero
+        for p in reached:
             p.grad = None
+        self._sums += zip(reached, sums, strict=True)
         with _reachable():
-            self._works = [dist.all_reduce(bucket, async_op=True) for bucket in self._buckets]
+            self._works.append(dist.all_reduce(flat, async_op=True))
 
     def wait(self) -> None:
         """Put the sums into ``.grad``."""

@@ -11,11 +11,13 @@ import itertools
 import math
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -329,6 +331,43 @@ def test_gradients_are_added_up_by_weight_while_others_are_under_way(processes: 
         for x, y, z, w in zip(a, b, total, again, strict=True):
             torch.testing.assert_close(z, 0.75 * x + 0.25 * y)
             assert torch.equal(z, w)
+
+
+def exchange_in_buckets() -> list[int]:
+    """Sums of two passes over one graph, the first of which does not reach the last layer, with a frozen layer.
+
+    Returns the number of all-reduces started before the last gradient of each pass.
+    """
+    layers = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(6)))  # 4 MiB each
+    layers[2].requires_grad_(False)
+    learnable, weight = [p for p in layers.parameters() if p.requires_grad], 0.25 if rank() else 0.75
+    body = layers[:5](torch.randn(4, 1024) + rank())
+    losses = [body.square().sum(), layers[5](body).square().sum()]
+    given = [torch.autograd.grad(loss, learnable, retain_graph=True, allow_unused=True) for loss in losses]
+    all_reduce, started, before_last = dist.all_reduce, [], []
+
+    def counted(bucket: Tensor, async_op: bool) -> Any:
+        started.append(len(bucket))
+        return all_reduce(bucket, async_op=async_op)
+
+    layers[0].weight.register_post_accumulate_grad_hook(lambda _: before_last.append(len(started)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", counted)
+        passes = [partial(loss.backward, retain_graph=True) for loss in losses]
+        exchanges = [GradientExchange(layers.parameters(), weight, backward) for backward in passes]
+    for each, gradients in zip(exchanges, given, strict=True):
+        each.wait()
+        for p, gradient in zip(learnable, gradients, strict=True):
+            if gradient is None:
+                assert p.grad is None
+            else:
+                assert p.grad is not None
+                assert torch.equal(p.grad, all_reduce_sum(weight * gradient))
+    return before_last
+
+
+def test_buckets_are_exchanged_during_a_pass_and_their_sums_are_those_of_whole_gradients(processes: Processes) -> None:
+    assert processes(2, exchange_in_buckets) == [[0, 3]] * 2  # all but the last of the second pass
 
 
 def exchange_with_nothing_to_say() -> Tensor | None:

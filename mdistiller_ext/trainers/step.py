@@ -7,6 +7,7 @@ one of ``cuda_graph.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -95,11 +96,13 @@ def update(
     logits, losses = forward(distiller, progress, images, labels, index, teacher_logits)
     exchanges: list[GradientExchange] = []
     for stream in streams:
-        loss_of(losses, stream.roles).backward(retain_graph=stream is not streams[-1])
+        backward = partial(loss_of(losses, stream.roles).backward, retain_graph=stream is not streams[-1])
         if world_size() == 1:
+            backward()
             optimizer.absorb(stream.name)
-        else:  # the gradients travel during the next stream's backward pass
-            exchanges.append(GradientExchange(distiller.learnable_parameters(), share_of_batch(distiller, len(labels))))
+        else:
+            weight = share_of_batch(distiller, len(labels))
+            exchanges.append(GradientExchange(distiller.learnable_parameters(), weight, backward))
     for stream, exchange in zip(streams, exchanges, strict=False):  # no exchanges on a single rank
         exchange.wait()
         optimizer.absorb(stream.name)
