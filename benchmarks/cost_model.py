@@ -18,7 +18,7 @@ A gradient is ready when the operations before it in the backward pass are done,
 gradients here. Two ways to exchange those of a stream are compared:
 
 - `whole`: one all-reduce after the backward pass, which overlaps the next stream's; that of the last stream is exposed;
-- `buckets`: an all-reduce as soon as the gradients of a bucket (distributed.gradient_buckets) are ready.
+- `buckets`: an all-reduce as soon as the gradients of a bucket (gradient_exchange.gradient_buckets) are ready.
 
 The exposed time is that between the last backward pass and the last all-reduce; efficiency is computation / (computation +
 exposed time). What the model leaves out: launches of kernels, which bound small networks and batches (the exchange's share is
@@ -38,8 +38,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdistiller_ext.distributed import gradient_buckets
 from mdistiller_ext.models import create_model
+from mdistiller_ext.trainers.gradient_exchange import gradient_buckets
 
 from .common import hardware, print_hardware, print_table, save
 

@@ -28,10 +28,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from mdistiller_ext import distributed
-from mdistiller_ext.distributed import GradientExchange, barrier, gradient_buckets, group, launched
-from mdistiller_ext.trainers import step
+from mdistiller_ext.distributed import barrier, group, launched
+from mdistiller_ext.trainers import gradient_exchange, step
 from mdistiller_ext.trainers.base import BaseTrainer
+from mdistiller_ext.trainers.gradient_exchange import GradientExchange, gradient_buckets
 
 from .common import hardware, our_loader, print_hardware, print_table, random_split, save, spread
 from .deepkd_step import networks, our_trainer
@@ -46,7 +46,7 @@ class WholeExchange(GradientExchange):
 
     def __init__(self, parameters: Iterable[Tensor], weight: float, backward: Callable[[], object]) -> None:
         backward()
-        with patch.object(distributed, "gradient_buckets", partial(gradient_buckets, max_bytes=float("inf"))):
+        with patch.object(gradient_exchange, "gradient_buckets", partial(gradient_buckets, max_bytes=float("inf"))):
             super().__init__(parameters, weight)
 
 

@@ -1,7 +1,6 @@
 """Ranks of a distributed training run, started by torchrun, and every collective operation between them.
 
-With a single rank each operation is the identity. Gradients are reduced here and not by DistributedDataParallel, which
-synchronises the first backward pass of a step and, without an error, none after it.
+With a single rank each operation is the identity. Gradients are summed in ``trainers/gradient_exchange.py``.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import datetime
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 from .errors import ConfigError, TrainingError
 
 _TIMEOUT = datetime.timedelta(minutes=30)  # long enough for another rank to download a data set
-_BUCKET_BYTES = 16 * 2**20  # smaller ones pay more latency, larger ones overlap less (benchmarks/cost_model.py)
 
 T = TypeVar("T")
 
@@ -65,7 +63,7 @@ def group() -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    with _reachable():
+    with reachable():
         store, own_rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
         store = _of_this_start(store, own_rank, size)
         dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=_TIMEOUT)
@@ -106,7 +104,7 @@ def _of_this_start(store: dist.Store, own_rank: int, size: int) -> dist.Store:
 
 
 @contextlib.contextmanager
-def _reachable() -> Iterator[None]:
+def reachable() -> Iterator[None]:
     """Turn torch's errors about unreachable ranks into a TrainingError of one line."""
     try:
         yield
@@ -134,7 +132,7 @@ class _AllGatherRows(torch.autograd.Function):
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])  # all must be of one size
         padded[: sizes[rank()]] = rows[: sizes[rank()]]
         everyone = [torch.empty_like(padded) for _ in sizes]
-        with _reachable():
+        with reachable():
             dist.all_gather(everyone, padded)
         return torch.cat([theirs[:size] for theirs, size in zip(everyone, sizes, strict=True)])
 
@@ -160,82 +158,7 @@ def all_gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     return gathered
 
 
-# ---- gradients and other reductions -------------------------------------------------------------------------------
-
-
-def gradient_buckets(parameters: Iterable[Tensor], max_bytes: float = _BUCKET_BYTES) -> list[list[Tensor]]:
-    """Parameters whose gradients are exchanged together, in the order in which a backward pass reaches them: last ones first.
-
-    A bucket has one dtype and, unless it is a single parameter, at most ``max_bytes``.
-    """
-    buckets: list[list[Tensor]] = []
-    size = 0
-    for p in reversed([p for p in parameters if p.requires_grad]):
-        size += p.nbytes
-        if not buckets or size > max_bytes or p.dtype != buckets[-1][0].dtype:
-            buckets.append([])
-            size = p.nbytes
-        buckets[-1].append(p)
-    return buckets
-
-
-class GradientExchange:
-    """Asynchronous weighted sum of the gradients of all ranks, which overlaps the rest of their backward pass, and the next.
-
-    Takes the gradients out of ``.grad``; :meth:`wait` puts the sums in their place. Each bucket is exchanged as soon as it and
-    those before it are complete: in the same order on every rank, also among the all-reduces of SyncBatchNorm's backward pass.
-    Those that stay incomplete, as the pass does not reach all of their parameters, follow after it; it must reach the same
-    parameters on every rank.
-
-    Args:
-        weight: this rank's share of the batch, so that the sum of the ranks' means is the mean over the whole batch.
-        backward: backward pass that computes the gradients. Default: they are in ``.grad`` already.
-    """
-
-    def __init__(self, parameters: Iterable[Tensor], weight: float, backward: Callable[[], object] = lambda: None) -> None:
-        self._weight = weight
-        self._buckets = gradient_buckets(parameters)  # not yet exchanged
-        self._works: list[dist.Work] = []
-        self._sums: list[tuple[Tensor, Tensor]] = []
-        hooks = [p.register_post_accumulate_grad_hook(self._exchange_complete) for bucket in self._buckets for p in bucket]
-        try:
-            backward()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for bucket in self._buckets:
-            self._exchange([p for p in bucket if p.grad is not None])
-
-    def _exchange_complete(self, _: Tensor) -> None:
-        # The last parameter of a bucket is the last one to be reached, as a rule.
-        while self._buckets and all(p.grad is not None for p in reversed(self._buckets[0])):
-            self._exchange(self._buckets.pop(0))
-
-    def _exchange(self, reached: list[Tensor]) -> None:
-        if not reached:
-            return
-        flat = torch.empty(sum(p.numel() for p in reached), dtype=reached[0].dtype, device=reached[0].device)
-        parts = flat.split([p.numel() for p in reached])
-        # In each parameter's own memory layout: the sums are added to buffers of that layout.
-        sums = [part.as_strided(p.shape, p.stride()) for part, p in zip(parts, reached, strict=True)]
-        torch._foreach_copy_(sums, [p.grad for p in reached if p.grad is not None])
-        if self._weight:
-            flat.mul_(self._weight)
-        else:
-            flat.zero_()  # zero times a gradient that is not finite is not zero
-        for p in reached:
-            p.grad = None
-        self._sums += zip(reached, sums, strict=True)
-        with _reachable():
-            self._works.append(dist.all_reduce(flat, async_op=True))
-
-    def wait(self) -> None:
-        """Put the sums into ``.grad``."""
-        with _reachable():
-            for work in self._works:
-                work.wait()
-        for p, total in self._sums:
-            p.grad = total
+# ---- reductions -----------------------------------------------------------------------------------------------------
 
 
 class AsyncAnyReduce:
@@ -252,7 +175,7 @@ class AsyncAnyReduce:
     def __call__(self, *flags: bool) -> list[bool]:
         if world_size() == 1:
             return list(flags)
-        with _reachable():
+        with reachable():
             if self._work is not None:
                 self._work.wait()
             reduced = [False] * len(flags) if self._flags is None else [bool(flag) for flag in self._flags.tolist()]
@@ -276,7 +199,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor
     total = tensor.clone()
-    with _reachable():
+    with reachable():
         dist.all_reduce(total)
     return total
 
@@ -296,7 +219,7 @@ def broadcast_(tensors: Iterable[Tensor]) -> None:
         return
     for tensor in tensors:
         values = tensor.contiguous()
-        with _reachable():
+        with reachable():
             dist.broadcast(values, 0)
         tensor.copy_(values)
 
@@ -305,7 +228,7 @@ def broadcast_object(value: T) -> T:
     """Value of rank 0."""
     box = [value]
     if world_size() > 1:
-        with _reachable():
+        with reachable():
             dist.broadcast_object_list(box, 0)
     return box[0]
 
@@ -314,7 +237,7 @@ def all_gather_object(value: T) -> list[T]:
     """Values of all ranks, in their order."""
     values: list[Any] = [value] * world_size()
     if world_size() > 1:
-        with _reachable():
+        with reachable():
             dist.all_gather_object(values, value)
     return values
 

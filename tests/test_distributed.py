@@ -29,7 +29,6 @@ from mdistiller_ext.data.identity import SplitIdentity
 from mdistiller_ext.distillers import Distiller, Output, Progress, create_distiller
 from mdistiller_ext.distributed import (
     AsyncAnyReduce,
-    GradientExchange,
     all_gather_rows,
     all_reduce_sum,
     local_batch_sizes,
@@ -41,6 +40,7 @@ from mdistiller_ext.evaluate import evaluate
 from mdistiller_ext.registry import TRAINERS
 from mdistiller_ext.run import RunIdentity
 from mdistiller_ext.trainers import BaseTrainer
+from mdistiller_ext.trainers.gradient_exchange import GradientExchange
 from mdistiller_ext.trainers.recorder import Recorder
 from tests.support.processes import Processes
 from tests.support.runs import MEASURED, assert_identical

@@ -85,6 +85,7 @@ COVERED_BY = {
     "bridge/compatibility.py": "bridge/test_checkout.py",  # what makes a checkout importable
     "bridge/known.py": "bridge/test_compare.py",  # a table
     "bridge/sides.py": "bridge/test_compare.py",  # who compares
+    "trainers/gradient_exchange.py": "test_distributed.py",  # needs several processes
     "settings.py": "config/test_schema.py",  # annotations, which the schema reads
     "config/upstream_tables.py": "config/test_upstream_settings.py",
     "distillers/outputs.py": "distillers/test_base.py",  # what the base class hands to a method

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from ..distillers.base import Distiller
 from ..distillers.outputs import Batch
 from ..distillers.progress import Progress
-from ..distributed import GradientExchange, local_batch_sizes, rank, world_size
+from ..distributed import local_batch_sizes, rank, world_size
 from ..errors import TrainingError
 from ..meters import Averages, top_k_hits
 from ..optim import ComponentSGD
+from .gradient_exchange import GradientExchange
 from .loaders import Loader
 from .streams import Stream
 
