@@ -184,7 +184,7 @@ def measure_start(root: Path, files: int, rounds: int) -> dict[str, Any]:
         if number % 50_000 == 0:  # file systems limit the links of a file
             linked = root / f"image{number}"
             linked.write_bytes(content.getvalue())
-        file = root / ("val" if number < 5_000 else "train") / f"n{number % 1000:08}" / f"n{number % 1000:08}_{number}.JPEG"
+        file = root / ("val" if number < 1_000 else "train") / f"n{number % 1000:08}" / f"n{number % 1000:08}_{number}.JPEG"
         file.parent.mkdir(parents=True, exist_ok=True)
         os.link(linked, file)
     time.sleep(3)  # folders changed a moment ago are not kept

@@ -125,7 +125,12 @@ def main() -> None:
         for row in rows
     ]
     print_table(header, cells)
-    save("startup", facts, {"config": arguments.cfg.name, "settings": arguments.opts, "rows": rows})
+    data = arguments.cfg.absolute().parts[-3]
+    save(
+        "startup" if data == "glyphs" else f"startup_{data}",
+        facts,
+        {"config": arguments.cfg.name, "settings": arguments.opts, "rows": rows},
+    )
 
 
 if __name__ == "__main__":

@@ -143,6 +143,17 @@ def test_growth_measures_in_a_process_of_its_own() -> None:
     assert found["floor_bytes"] > 0
 
 
+def test_image_files(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("image_files", "--images", 8, "--rounds", 1, monkeypatch=monkeypatch)
+    rows = {row["variant"]: row for row in kept(results, "image_files")["rows"]}
+    assert len(rows) == 9
+    assert rows["ours, 2 workers"]["adds_to"] == "PIL, 2 workers"
+    run("image_files", "--tree", 2000, "--rounds", 1, monkeypatch=monkeypatch)
+    assert kept(results, "image_tree")["rows"]["read"]["loaders"]["n"] == 1
+    run("image_files", "--images", 4, "--rounds", 1, "--parts", monkeypatch=monkeypatch)
+    assert len(kept(results, "image_parts")["rows"]) == 7
+
+
 def test_startup(results: Path, glyphs_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = ["--commands", "published", "run", "--rounds", 1, "DATASET.ROOT", glyphs_root, "DATASET.LIMIT", 100]
     run("startup", *commands, monkeypatch=monkeypatch)
