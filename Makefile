@@ -32,9 +32,11 @@ format: $(VENV)/installed-dev  ## rewrite the code in the house's format
 
 bench: $(VENV)/installed  ## the speed claims, measured on this machine's CPU (under 5 minutes)
 	$(PY) -m benchmarks.data_pipeline
-	$(PY) -m benchmarks.deepkd_step --rounds 5
-	$(PY) -m benchmarks.epoch --images 384 --test-images 192
-	$(PY) -m benchmarks.growth
+	$(PY) -m benchmarks.deepkd_step --rounds 3
+	$(PY) -m benchmarks.epoch --images 192 --test-images 96
+	$(PY) -m benchmarks.growth --classes 10 100 1000 --batches 64 256 --seconds 1 --rounds 5
+	$(PY) -m benchmarks.image_files --images 128 --rounds 3
+	$(PY) -m benchmarks.startup --rounds 3
 
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
