@@ -106,8 +106,7 @@ def read(loader: Iterable[Any]) -> None:
 
 
 def loaders_of(root: Path, workers: int) -> dict[str, Iterable[Any]]:
-    sizes = {"batch_size": BATCH, "test_batch_size": BATCH, "num_workers": workers}
-    ours, _ = create_loaders("folder", root=root, image_size=SIZE, **sizes)
+    ours, _ = create_loaders("folder", root=root, image_size=SIZE, batch_size=BATCH, test_batch_size=BATCH, num_workers=workers)
     theirs = {
         "PIL": their_loader(root, workers, tensors=False),
         "decode_image": their_loader(root, workers, tensors=True),
@@ -149,7 +148,7 @@ def measure_parts(root: Path, rounds: int) -> list[dict[str, Any]]:
     half = {"min_height": HEIGHT // 2, "min_width": HEIGHT // 2, "min_factor": 2}
     size = (SIZE, SIZE)
 
-    def each(action: Callable[[int], object]) -> Callable[[], None]:
+    def each(action: Callable[[int], object]) -> Callable[[], object]:
         return lambda: collections.deque(map(action, range(len(contents))), maxlen=0)
 
     variants = {

@@ -322,6 +322,7 @@ def exchange() -> list[Any]:
         assert parameters[0].grad is not None
         assert parameters[0].grad.stride() == parameters[0].stride()
         sums.append([p.grad for p in parameters[:2]])
+        parameters[0].grad = parameters[1].grad = None
     return [given, sums]
 
 
@@ -363,6 +364,7 @@ def exchange_in_buckets() -> list[int]:
             else:
                 assert p.grad is not None
                 assert torch.equal(p.grad, all_reduce_sum(weight * gradient))
+                p.grad = None
     return before_last
 
 

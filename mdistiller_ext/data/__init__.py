@@ -270,6 +270,7 @@ def _sources(
             samples[part],
             transforms[part],
             image_size=size,
+            views=1 if part == "test" or plain else len(views),
             num_classes=count,
             mean=mean,
             std=std,

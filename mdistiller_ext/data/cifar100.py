@@ -41,19 +41,23 @@ class CIFAR100(InMemoryDataset):
 
     def load(self, root: Path) -> tuple[Split, Split]:
         """Both splits from ``root/cifar-100-python``, downloaded (169 MB) if missing."""
-        _download(root)
-        return self._read(root, "train"), self._read(root, "test")
+        self._prepare(root)
+        return _read_split(root, "train"), _read_split(root, "test")
 
     def load_test(self, root: Path) -> Split:
         """The test split; the whole archive is downloaded if files are missing."""
-        _download(root)
-        return self._read(root, "test")
+        self._prepare(root)
+        return _read_split(root, "test")
 
-    def _read(self, root: Path, name: str) -> Split:
-        """Read a split and the names of the classes. Raises CorruptFileError."""
-        split = _read_file(root / FOLDER / name)
+    def _prepare(self, root: Path) -> None:
+        """Download what is missing, and read the names of the classes."""
+        _download(root)
         self.classes = _read_file(root / FOLDER / "meta")["fine_label_names"]
-        return torch.tensor(split["data"]).view(-1, 3, 32, 32), torch.tensor(split["fine_labels"])
+
+
+def _read_split(root: Path, name: str) -> Split:
+    split = _read_file(root / FOLDER / name)
+    return torch.tensor(split["data"]).view(-1, 3, 32, 32), torch.tensor(split["fine_labels"])
 
 
 def _read_file(file: Path) -> dict[str, Any]:

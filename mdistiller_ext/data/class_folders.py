@@ -129,6 +129,7 @@ def _images_below(tree: Path, name: str) -> list[str]:
     top = tree.resolve()
     entered = {_identity(folder) for folder in (top, *top.parents)}
     images: list[str] = []
+    folders_with_images = 0
     waiting = [os.path.join(tree, name)]
     while waiting:
         folder = waiting.pop()
@@ -138,10 +139,10 @@ def _images_below(tree: Path, name: str) -> list[str]:
         entered.add(identity)
         listing = list_folder(folder)
         waiting += [os.path.join(folder, inner) for inner in listing.folders]
-        several = bool(images)
         images += [os.path.join(folder, image) for image in listing.images]
-        if several and listing.images:
-            images.sort(key=lambda image: image.split(os.sep))
+        folders_with_images += bool(listing.images)
+    if folders_with_images > 1:
+        images.sort(key=lambda image: image.split(os.sep))
     if not images:
         raise MissingFileError(
             f"class folder {(tree / name).absolute()} holds no images (every folder in {tree.absolute()} is taken for a class)"

@@ -1,7 +1,8 @@
 """Names of the class folders and images in a folder, kept between runs.
 
-A folder is listed again if its inode, modification time or time of status change has changed, as by an entry that was added,
-removed or renamed. The names of ImageNet's 1.28 million images are thus read from one file, after one ``stat`` per folder.
+A folder is listed again if its device, inode, modification time or time of status change has changed, as by an entry that was
+added, removed or renamed, and always if it contains symbolic links, whose targets may change. The names of ImageNet's 1.28
+million images are thus read from one file, after one ``stat`` per folder. It takes a file system that maintains these times.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _VERSION = 1  # of the file
 _WORTH_KEEPING = 10_000  # images; fewer are listed in an instant
 _SETTLED = 2.0  # seconds; a change within the clock's resolution of an earlier one may leave the times of a folder unchanged
 
-Fingerprint = tuple[int, int, int]
+Fingerprint = tuple[int, int, int, int]
 
 
 class Listing(NamedTuple):
@@ -57,16 +58,17 @@ class ListingCache:
 
     def put(self, folder: str, fingerprint: Fingerprint, listing: Listing) -> None:
         """Keep the listing of a folder whose last change is long enough ago to tell the next one from it."""
-        if time.time_ns() - max(fingerprint[1:]) > _SETTLED * 1e9:
+        if time.time_ns() - max(fingerprint[2:]) > _SETTLED * 1e9:
             self._known[os.path.abspath(folder)] = fingerprint, listing
             self._changed = True
 
     def save(self) -> None:
-        """Write what has changed. Raises OSError or TrainingError."""
+        """Write what has changed, without folders that are gone. Raises OSError or TrainingError."""
         images = sum(len(listing.images) for _, listing in self._known.values())
         if self._changed and images >= _WORTH_KEEPING:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            content = json.dumps(self._known, separators=(",", ":")).encode("utf-8", "surrogatepass")
+            known = {folder: kept for folder, kept in self._known.items() if os.path.isdir(folder)}
+            content = json.dumps(known, separators=(",", ":")).encode("utf-8", "surrogatepass")
             write_atomically(self.path, self._seal(content) + content)
 
     def _read(self) -> dict[str, tuple[Fingerprint, Listing]]:
@@ -112,7 +114,7 @@ def list_folder(folder: str | os.PathLike[str]) -> Listing:
     try:
         # Before the folder is listed: a change in between makes the listing old, never the other way round.
         status = os.stat(folder)
-        fingerprint = status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+        fingerprint = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
         known = None if cache is None else cache.get(folder, fingerprint)
         if known is not None:
             return known
@@ -129,7 +131,7 @@ def list_folder(folder: str | os.PathLike[str]) -> Listing:
                     f"{Path(entry.path).absolute()} is a link that leads nowhere ({error.strerror}); mend it or remove it"
                 ) from error
     listing = Listing([entry.name for entry in found if entry.is_dir()], [entry.name for entry in found if _is_image(entry)])
-    if cache is not None:
+    if cache is not None and not any(entry.is_symlink() for entry in found):
         cache.put(folder, fingerprint, listing)
     return listing
 

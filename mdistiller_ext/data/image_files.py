@@ -5,14 +5,17 @@ JPEG is decoded by libjpeg-turbo (simplejpeg), to the same pixels as by Pillow, 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import CorruptFileError, MissingFileError
 
@@ -22,6 +25,15 @@ Pixels = NDArray[np.uint8]
 DECODER = 2
 """Version of the decoding, part of the key of cached images: change it whenever `read_image` returns other pixels"""
 
+_UPRIGHT = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _EXIF_WITHIN = 4096  # bytes from the start of a JPEG, where EXIF is the first segment, or the one after JFIF's
 
 
@@ -50,15 +62,16 @@ def read_image(path: str | os.PathLike[str], content: bytes | None = None) -> Pi
 
 
 def _decode_jpeg(content: bytes) -> Pixels | None:
-    """Decode an upright RGB or greyscale JPEG; None for any other content, and for what only Pillow may judge.
+    """Decode an upright RGB or greyscale JPEG; None for any other content, which Pillow reads or refuses.
 
-    That is a damaged file, of which libjpeg-turbo may return the part before the damage, and an image so large that Pillow
-    takes it for an attack on the memory.
+    Also None for a damaged file, and for one so large that Pillow takes it for an attack on the memory.
     """
     if not content.startswith(b"\xff\xd8"):
         return None
-    if b"Exif" in content[:_EXIF_WITHIN] and _orientation(Image.open(io.BytesIO(content))) != 1:
-        return None
+    if b"Exif" in content[:_EXIF_WITHIN]:
+        with _opened(content) as image:
+            if _orientation(image) != 1:
+                return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours == "CMYK" or height * width > (Image.MAX_IMAGE_PIXELS or float("inf")):
@@ -71,17 +84,25 @@ def _decode_jpeg(content: bytes) -> Pixels | None:
 
 def _decode(content: bytes) -> Pixels:
     """Decode an image of any format with Pillow."""
-    with Image.open(io.BytesIO(content)) as opened:
+    with _opened(content) as opened:
         image: Image.Image = opened
-        if _orientation(image) != 1:
-            image = ImageOps.exif_transpose(image)
+        image.load()  # Pillow turns TIFF upright itself, and then removes the orientation
+        if (orientation := _orientation(image)) != 1:
+            image = image.transpose(_UPRIGHT[orientation])
         if image.mode.startswith("I"):
             image = _in_8_bits(image, sixteen=image.mode != "I" or opened.format in ("PNG", "PPM"))
         elif image.mode == "F":
             raise ValueError("its pixels are floating-point numbers, whose range is unknown; convert it to 8 bits")
-        elif image.mode == "P":
-            image = image.convert("RGBA")  # Pillow warns about a palette with transparency that is converted to RGB
         return np.array(image.convert("RGB"))  # a copy, which can be written to, as torch wants it
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """Open an image with Pillow, whose warnings (damaged EXIF, transparency of a palette) do not concern the pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content)) as image:
+            yield image
 
 
 def _orientation(image: Image.Image) -> int:
@@ -90,7 +111,7 @@ def _orientation(image: Image.Image) -> int:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # EXIF is parsed like any other bytes; damage to it does not concern the pixels
         return 1
-    return orientation if orientation in range(1, 9) else 1
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def _in_8_bits(image: Image.Image, *, sixteen: bool) -> Image.Image:

@@ -49,8 +49,8 @@ class WorkerLoader:
 
     Args:
         samples: image files and labels.
-        transform: ``(image, seed)`` -> uint8 ``[3, image_size, image_size]``; see `image_transforms.py`. Images are
-            ``[B, V, 3, S, S]`` if it returns several views ``[V, 3, S, S]``.
+        transform: see `image_transforms.py`.
+        views: number of views that it returns. With several, they are ``[V, 3, S, S]``, and images ``[B, V, 3, S, S]``.
         channels_last: memory format of the images: channels last, or contiguous, which takes longer to make.
         with_index: also yield the positions of the images in ``samples``, int64 ``[B]``.
         mean, std: per channel, for images scaled to 0..1.
@@ -74,6 +74,7 @@ class WorkerLoader:
         transform: Transform,
         *,
         image_size: int,
+        views: int = 1,
         num_classes: int,
         batch_size: int,
         mean: Sequence[float],
@@ -110,7 +111,7 @@ class WorkerLoader:
                 [path for path, _ in samples],
                 self.labels,
                 transform,
-                self.image_shape,
+                (*([views] if views > 1 else []), image_size, image_size, 3),
                 skip=on_error == "skip",
                 replace=shuffle,
             ),
@@ -121,7 +122,7 @@ class WorkerLoader:
         self._channels_last = channels_last
         # One number per pixel: broadcasting over the channels, innermost in memory, takes three times as long.
         self._scale, self._shift = (
-            value.expand(self.image_shape).movedim(0, -1).contiguous().movedim(-1, 0)
+            value.movedim(0, -1).expand(image_size, image_size, 3).contiguous()
             for value in normalization(mean, std, self.device)
         )
 
@@ -148,12 +149,9 @@ class WorkerLoader:
             yield self._normalized(images), *others
 
     def _normalized(self, images: Tensor) -> Tensor:
-        """Convert a batch, uint8 ``[B, ..., 3, S, S]``, to float32 and normalize it."""
-        if images.device.type == "cpu":
-            floats = _empty(images.movedim(-3, -1).shape, np.float32).movedim(-1, -3).copy_(images)
-        else:
-            floats = images.float()
-        floats.mul_(self._scale).add_(self._shift)
+        """Convert a batch, uint8 ``[B, ..., S, S, 3]``, to float32 ``[B, ..., 3, S, S]`` and normalize it."""
+        floats = _empty(images.shape, np.float32).copy_(images) if images.device.type == "cpu" else images.float()
+        floats = floats.mul_(self._scale).add_(self._shift).movedim(-1, -3)
         return floats if self._channels_last else floats.contiguous()
 
     def _warn_once(self, unreadable: dict[int, str]) -> None:
@@ -194,8 +192,9 @@ _Batch = tuple[Tensor, Tensor, Tensor, dict[int, str]]
 class _Batches(Dataset[_Batch | UserError]):
     """Map-style dataset of whole batches, evaluated in a worker.
 
-    ``(indices, seed of the epoch)`` -> images uint8 ``[B, 3, S, S]``, labels and indices int64 ``[B]``, messages on skipped
-    images by index. A UserError is returned: raised in a worker, it would arrive wrapped in that process's traceback.
+    ``(indices, seed of the epoch)`` -> images uint8 ``[B, *shape]``, labels and indices int64 ``[B]``, messages on skipped
+    images by index. The shape is ``(S, S, 3)``, or ``(V, S, S, 3)`` with several views. A UserError is returned: raised in a
+    worker, it would arrive wrapped in that process's traceback.
     """
 
     def __init__(
@@ -203,7 +202,7 @@ class _Batches(Dataset[_Batch | UserError]):
         paths: Sequence[str | Path],
         labels: Tensor,
         transform: Transform,
-        image_shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         *,
         skip: bool,
         replace: bool,
@@ -213,26 +212,24 @@ class _Batches(Dataset[_Batch | UserError]):
         self.paths = np.array([os.fsencode(path) for path in paths])
         self.labels = labels
         self.transform = transform
-        self.image_shape = image_shape
+        self.shape = shape
         self.skip = skip
         self.replace = replace
 
     def __getitem__(self, key: tuple[list[int], int]) -> _Batch | UserError:
         indices, epoch_seed = key
-        images = torch.empty(0, *self.image_shape, dtype=torch.uint8).movedim(-3, -1)
+        images = _empty((len(indices), *self.shape), np.uint8)
         shown: list[int] = []
         unreadable: dict[int, str] = {}
         try:
             for index in indices:
                 readable, pixels = self._read(index, unreadable)
                 if readable == index or self.replace:
-                    image = self.transform(pixels, random.Random(epoch_seed << 32 | readable)).movedim(-3, -1)
-                    if not shown:
-                        images = _empty((len(indices), *image.shape), np.uint8)
-                    images[len(shown)] = image
+                    image = self.transform(pixels, random.Random(epoch_seed << 32 | readable))
+                    images[len(shown)] = image.movedim(-3, -1)
                     shown.append(readable)
-            batch = images[: len(shown)].movedim(-1, -3)
-            return _shared(batch), _shared(self.labels[shown]), _shared(torch.tensor(shown, dtype=torch.int64)), unreadable
+            parts = images[: len(shown)], self.labels[shown], torch.tensor(shown, dtype=torch.int64)
+            return *(_shared(part) for part in parts), unreadable  # type: ignore[return-value]
         except UserError as error:
             return error
 

@@ -28,7 +28,7 @@ def add_k_static_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fraction",
         type=float,
-        help="part of the training images to train on; the others test (default: 0.2)",
+        help="part of the training images to train on; the others test (default: the paper's)",
     )
     add_shared_arguments(parser)
     add_execution_arguments(parser)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..distributed import reachable
+from ..errors import TrainingError
 
 _BUCKET_BYTES = 16 * 2**20  # smaller ones pay more latency, larger ones overlap less (benchmarks/cost_model.py)
 
@@ -38,7 +39,8 @@ class GradientExchange:
     Takes the gradients out of ``.grad``; :meth:`wait` puts the sums in their place. Each bucket is exchanged as soon as it and
     those before it are complete: in the same order on every rank, also among the all-reduces of SyncBatchNorm's backward pass.
     Those that stay incomplete, as the pass does not reach all of their parameters, follow after it; it must reach the same
-    parameters on every rank.
+    parameters on every rank, and complete each gradient at once: reentrant activation checkpointing of a layer that is used
+    twice does not, and :meth:`wait` then raises TrainingError.
 
     Args:
         weight: this rank's share of the batch, so that the sum of the ranks' means is the mean over the whole batch.
@@ -88,4 +90,9 @@ class GradientExchange:
             for work in self._works:
                 work.wait()
         for p, total in self._sums:
+            if p.grad is not None:
+                raise TrainingError(
+                    "a gradient grew after it was exchanged: activation checkpointing of a layer that is used twice takes "
+                    "use_reentrant=False on several processes"
+                )
             p.grad = total

@@ -80,6 +80,15 @@ def test_a_changed_folder_is_listed_again(old_tree: Path, monkeypatch: pytest.Mo
         assert found(old_tree) == found(old_tree, enabled=False), change.__name__
 
 
+def test_a_folder_with_links_is_not_kept(old_tree: Path) -> None:
+    link = old_tree / "train/b/link.jpg"
+    link.symlink_to(old_tree / "val/b/000.jpg")
+    found(old_tree)
+    (old_tree / "val/b/000.jpg").unlink()
+    with pytest.raises(MissingFileError, match=r"train/b/link.jpg is a link that leads nowhere"):
+        found(old_tree)
+
+
 def test_a_folder_changed_a_moment_ago_is_not_kept(old_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_listing, "_SETTLED", 60)
     for _ in range(2):

@@ -64,7 +64,7 @@ def test_pixels_of_unknown_range_are_refused(values: Any) -> None:
         read_image("x", encoded(Image.fromarray(values), "TIFF"))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(10))  # 0 and 9 do not exist
 def test_an_image_is_turned_upright(kind: str, orientation: int) -> None:
     exif = Image.Exif()
@@ -75,6 +75,19 @@ def test_an_image_is_turned_upright(kind: str, orientation: int) -> None:
     assert np.array_equal(pixels, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")))
 
 
+def test_damage_to_exif_does_not_concern_the_pixels() -> None:
+    exif = Image.Exif()
+    exif.update({0x0112: 6, 0x010F: "maker", 0x011A: 72.0, 0x8769: {0x9003: "2026:01:01 00:00:00", 0x829A: 0.5}})
+    content = encoded(Image.fromarray(COLOURS), "JPEG", exif=exif)
+    start, size = content.index(b"Exif") + 6, len(exif.tobytes())
+    generator = np.random.default_rng(0)
+    for _ in range(400):
+        damaged = bytearray(content)
+        for place in generator.integers(start, start + size - 6, 3):
+            damaged[place] = generator.integers(256)
+        assert read_image("x", bytes(damaged)).size == COLOURS.size
+
+
 def test_a_palette_with_transparency_is_read_without_a_warning() -> None:
     content = encoded(Image.fromarray(COLOURS).quantize(16), "PNG", transparency=bytes(range(16)))
     with pytest.warns(UserWarning, match="Transparency"):
@@ -82,7 +95,7 @@ def test_a_palette_with_transparency_is_read_without_a_warning() -> None:
     assert np.array_equal(read_image("x", content), expected)
 
 
-def test_what_pillow_thinks_of_a_damaged_jpeg_counts() -> None:
+def test_a_damaged_jpeg_is_refused_where_pillow_refuses_it() -> None:
     content = encoded(Image.fromarray(COLOURS), "JPEG")
     generator = np.random.default_rng(0)
     refused = 0

@@ -151,5 +151,7 @@ def test_views_are_augmented_independently_and_the_index_names_the_file(tree: Pa
         assert torch.equal(labels, same)
         assert torch.equal(labels, loader.labels[index])
         assert all((view != other).any() for view, other in images)
+    empty, _ = create("folder", root=tree, batch_size=7, views=("weak", "strong"), rank=1, world_size=2)
+    assert [images.shape for images, _ in empty] == [(3, 2, 3, 32, 32), (3, 2, 3, 32, 32), (0, 2, 3, 32, 32)]
     assert [len(batch) for batch in test] == [2, 2]
     assert next(iter(test))[0].ndim == 4
