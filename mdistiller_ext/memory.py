@@ -2,7 +2,7 @@
 
 What is estimated is what a step needs besides what is in memory already (networks and data): a gradient and the momenta of each
 weight, what autograd keeps of a batch for the backward pass, and the batch; times what the peaks of steps were measured to be
-of that floor (benchmarks/memory.py). It does not count dataloader workers, nor what the allocator wastes.
+of that floor (benchmarks/memory.py). It does not count dataloader workers.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_too_little_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda _: 2 * 10**9)
     assert memory.shortage(distiller, (3, 8, 8), 1000, 1) == []
     (note,) = memory.shortage(distiller, (3, 8, 8), 1_000_000, 1)
-    assert note.startswith("a step on 1000000 images needs about 2.7 GB of memory, and 2.0 GB are available on this cpu: ")
+    assert note.startswith("a step on 1000000 images needs about 3.1 GB of memory, and 2.0 GB are available on this cpu: ")
     monkeypatch.setattr(memory, "available_bytes", lambda _: math.inf)
     assert memory.shortage(distiller, (3, 8, 8), 1_000_000, 1) == []
 
