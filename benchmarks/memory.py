@@ -10,11 +10,12 @@ data set as uint8, and what it had before that: Python, torch and this package.
 
 Each recipe is measured in a process of its own: two training steps as ``train.py`` builds them, on black images, on the CPU.
 Steps of Tiny-ImageNet and ImageNet are measured with batches of 16 and 32, and extrapolated to the recipe's batch by a line.
-Takes about 10 minutes and up to 5 GB.
+Takes about 10 minutes and up to 4 GB.
 
 ``--recipes`` measures nothing: it computes the estimate that a run compares with the memory available, PEAK times the floor, of
 all files in ``configs/``, and what networks, data and an idle process need besides. Recipes that differ in neither data set,
-networks, method, trainer nor batch are estimated once. Takes about 10 minutes and 2 GB.
+networks, method, trainer nor batch are estimated once. Takes about 10 minutes and up to 4 GB,
+for CRD's memories of ImageNet.
 """
 
 from __future__ import annotations
