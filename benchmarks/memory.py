@@ -10,10 +10,12 @@ data set as uint8, and what it had before that: Python, torch and this package.
 
 Each recipe is measured in a process of its own: two training steps as ``train.py`` builds them, on black images, on the CPU.
 Steps of Tiny-ImageNet and ImageNet are measured with batches of 16 and 32, and extrapolated to the recipe's batch by a line.
-Takes about 10 minutes and up to 5 GB.
+Takes about 10 minutes and up to 4 GB.
 
-``--recipes`` measures nothing: it computes the estimate that a run compares with the memory available, 1.3 times the floor, of
-all files in ``configs/``, and what networks and data need besides.
+``--recipes`` measures nothing: it computes the estimate that a run compares with the memory available, PEAK times the floor, of
+all files in ``configs/``, and what networks, data and an idle process need besides. Recipes that differ in neither data set,
+networks, method, trainer nor batch are estimated once. Takes about 10 minutes and up to 4 GB,
+for CRD's memories of ImageNet.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +52,20 @@ CONFIGS = RECIPES.parent
 SIZES = {
     "cifar100": (50_000, 10_000, 100),
     "glyphs": (10_000, 2_000, 100),
+    "glyphs_hard": (10_000, 2_000, 100),
     "tiny_imagenet": (100_000, 10_000, 200),
     "imagenet": (1_281_167, 50_000, 1000),
     "cub2011": (5_994, 5_794, 200),
     "dtd": (4_512, 1_128, 47),
+    "food101": (75_750, 25_250, 101),
+    "tiny-imagenet": (100_000, 10_000, 200),
+    "folder": (5_994, 5_794, 200),  # any; as CUB-200-2011
 }
 EDGES = {"cifar100": 32, "tiny_imagenet": 64, "imagenet": 224}  # of the images of a zoo, in pixels
 LARGE = 64
 BATCHES = (16, 32)  # of large images
 OTHERS = [
+    "cifar100/none/resnet8x4",
     "tiny_imagenet/deepkd/res18_mv2",
     "imagenet/kd/res34_res18",
     "imagenet/deepkd/res34_res18",
@@ -141,6 +149,16 @@ def of_recipe(recipe: Path) -> dict[str, Any]:
     return {key: int(two[key] + steps * (two[key] - one[key])) for key in two} | {"measured": [one, two]}
 
 
+def distinct(recipes: Iterable[Path]) -> list[list[Path]]:
+    """Recipes in groups whose steps have networks, images and streams of the same shapes."""
+    groups: dict[tuple[Any, ...], list[Path]] = {}
+    for recipe in recipes:
+        config = load_config(recipe)
+        networks = config.DISTILLER.TEACHER, config.DISTILLER.STUDENT, config.DISTILLER.TYPE
+        groups.setdefault((config.DATASET.TYPE, *networks, config.SOLVER.TRAINER, config.SOLVER.BATCH_SIZE), []).append(recipe)
+    return list(groups.values())
+
+
 def estimate(recipe: Path) -> dict[str, float]:
     """Bytes that a run of a recipe would be said to need for its steps, and those of networks and data."""
     config = load_config(recipe)
@@ -149,6 +167,19 @@ def estimate(recipe: Path) -> dict[str, float]:
     trainer = our_trainer(networks_of(config, loader), loader, loader, {}, recipe=recipe)
     step = PEAK * step_floor(trainer.distiller, loader.image_shape, batch, len(trainer.active_streams))
     return {"batch": batch, "step": step, "networks": network_bytes(trainer), "data": data_bytes(config)}
+
+
+def estimate_all(folders: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Estimates of the recipes in folders of ``configs/``, largest first; those that are the same have one entry."""
+    process = process_peak()
+    found: dict[str, dict[str, Any]] = {}
+    for group in distinct(recipe for folder in folders for recipe in sorted((CONFIGS / folder).glob("*/*.yaml"))):
+        first, *others = (str(recipe.relative_to(CONFIGS)) for recipe in group)
+        row = estimate(group[0])
+        gc.collect()  # the trainer's cycles, which hold its networks
+        total = process + row["step"] + row["networks"] + row["data"]
+        found[first] = {**row, "process": process, "total": total, "same": others}
+    return dict(sorted(found.items(), key=lambda item: -item[1]["total"]))
 
 
 def print_measured(rows: dict[str, dict[str, Any]]) -> None:
@@ -179,16 +210,13 @@ def main() -> None:
     facts = hardware()
     print_hardware(facts)
     if arguments.recipes is not None:
-        found = {}
-        for folder in arguments.recipes or list(SIZES):
-            for recipe in sorted((CONFIGS / folder).glob("*/*.yaml")):
-                found[str(recipe.relative_to(CONFIGS))] = estimate(recipe)
-                gc.collect()  # the trainer's cycles, which hold its networks
+        found = estimate_all(arguments.recipes or SIZES)
+        columns = ("step", "networks", "data", "process", "total")
         cells = [
-            [name, str(row["batch"]), *(f"{row[key] / 1e9:.2f}" for key in ("step", "networks", "data"))]
-            for name, row in sorted(found.items(), key=lambda item: -item[1]["step"])
+            [f"{name} (+{len(row['same'])})", str(row["batch"]), *(f"{row[key] / 1e9:.2f}" for key in columns)]
+            for name, row in found.items()
         ]
-        print_table(["GB", "batch", "step", "networks", "data"], cells)
+        print_table(["GB", "batch", *columns], cells)
         save("memory_recipes", facts, {"recipes": found})
         return
     named = {name: RECIPES / folders()[name] / "res32x4_res8x4.yaml" for name in arguments.methods}

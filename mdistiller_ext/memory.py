@@ -2,7 +2,7 @@
 
 What is estimated is what a step needs besides what is in memory already (networks and data): a gradient and the momenta of each
 weight, what autograd keeps of a batch for the backward pass, and the batch; times what the peaks of steps were measured to be
-of that floor (benchmarks/memory.py). It does not count dataloader workers, nor what the allocator wastes.
+of that floor (benchmarks/memory.py). It does not count dataloader workers.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from torch import Tensor
 
 from .distillers import Distiller
 from .distillers.progress import Progress
-from .distributed import world_size
+from .distributed import all_gather_object, world_size
 from .evaluate import eval_mode
 
-PEAK = 1.3
-"""Typical peak of a step's tensors relative to the floor, which was 1.1 to 1.6 by method and networks"""
+PEAK = 1.5
+"""Peak of a step relative to the floor: of tensors it was 1.1 to 1.6, of a process with images of 224 pixels 1.5 to 1.6"""
 
 
 def shortage(distiller: Distiller, image_shape: tuple[int, int, int], batch_size: int, streams: int) -> list[str]:
-    """A note if a training step needs more memory than is available on the distiller's device; otherwise none.
+    """Return a note if a training step may need more memory than is available on the distiller's device; otherwise none.
 
     Args:
+        image_shape: ``(C, H, W)``.
         batch_size: of all ranks.
         streams: number of momenta.
     """
     device = next(distiller.parameters()).device
-    room = available_bytes(device)
+    room = min(all_gather_object(available_bytes(device)))  # the same on all ranks: they make the same trial passes
     batch = math.ceil(batch_size / world_size())
-    needed = PEAK * step_floor(distiller, image_shape, batch, streams)
-    if room is None or needed <= room:
+    needed = PEAK * step_floor(distiller, image_shape, batch, streams, enough=room / PEAK)
+    if needed <= room:
         return []
     return [
         f"a step on {batch} images needs about {needed / 1e9:.1f} GB of memory, and {room / 1e9:.1f} GB are available on this "
@@ -42,13 +43,21 @@ def shortage(distiller: Distiller, image_shape: tuple[int, int, int], batch_size
     ]
 
 
-def step_floor(distiller: Distiller, image_shape: tuple[int, int, int], batch: int, streams: int) -> int:
-    """Bytes that a training step on ``batch`` images needs at least, besides networks and data."""
+def step_floor(distiller: Distiller, image_shape: tuple[int, int, int], batch: int, streams: int, enough: float = 0) -> int:
+    """Return the bytes that a training step on ``batch`` images needs at least, besides networks and data.
+
+    Args:
+        enough: an upper bound will do if it is not above this; it takes two images of trial instead of five.
+    """
     weights = sum(parameter.nbytes for parameter in distiller.learnable_parameters())
-    two, three = (_kept_by_autograd(distiller, image_shape, count) for count in (2, 3))
-    per_image = three - two  # the rest does not grow with the batch, such as weights in bfloat16
     images = 4 * math.prod(image_shape) * len(distiller.views)
-    return (1 + streams) * weights + two + (batch - 2) * per_image + batch * images
+    besides = (1 + streams) * weights + batch * images
+    two = _kept_by_autograd(distiller, image_shape, 2)
+    bound = besides + math.ceil(batch / 2) * two
+    if bound <= enough:
+        return bound
+    per_image = _kept_by_autograd(distiller, image_shape, 3) - two  # the rest does not grow, such as weights in bfloat16
+    return besides + two + (batch - 2) * per_image
 
 
 def _kept_by_autograd(distiller: Distiller, image_shape: tuple[int, int, int], count: int) -> int:
@@ -75,10 +84,10 @@ def _kept_by_autograd(distiller: Distiller, image_shape: tuple[int, int, int], c
     return sum(kept.values())
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """Memory that this process can still get: of the GPU; of the machine and its control groups, divided by its ranks.
+def available_bytes(device: torch.device) -> float:
+    """Return the bytes that this process can still get; infinite where the system does not tell (not Linux).
 
-    None where the system does not tell (not Linux).
+    Of the GPU; or of the machine and its control groups, divided by the ranks on the machine.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -87,7 +96,7 @@ def available_bytes(device: torch.device) -> int | None:
         rooms = [1024 * _numbers(Path("/proc/meminfo"))["MemAvailable:"]]
         groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()]
     except (OSError, KeyError):
-        return None
+        return math.inf
     for _, controllers, path in groups:
         if controllers in ("", "memory"):
             folder = Path("/sys/fs/cgroup", controllers, path.lstrip("/"))

@@ -201,6 +201,16 @@ def test_memory(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kd["networks"] == pytest.approx(4 * (student + 2 * teacher), rel=0.01)  # with the folded copy
 
 
+def test_memory_of_recipes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("memory", "--recipes", "glyphs_hard", monkeypatch=monkeypatch)
+    rows = kept(results, "memory_recipes")["recipes"]
+    assert all(row["total"] == sum(row[key] for key in ("step", "networks", "data", "process")) for row in rows.values())
+    named = [name for first, row in rows.items() for name in (first, *row["same"])]
+    assert sorted(named) == sorted(
+        str(path.relative_to(memory.CONFIGS)) for path in memory.CONFIGS.glob("glyphs_hard/*/*.yaml")
+    )
+
+
 def test_growth_of_memory_is_a_slope_with_its_error(tmp_path: Path, glyphs_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory_growth.slope([5.0, 7.0, 9.0, 11.0]) == pytest.approx((2, 0))
     rise, error = memory_growth.slope([0.0, 1.0, 0.0, 1.0])
