@@ -181,14 +181,15 @@ def build_trainer(
         save_checkpoint_freq=config.LOG.SAVE_CHECKPOINT_FREQ,
         stream_options=stream_options(config, config.SOLVER.TRAINER),
     )
-    limits = accelerate(
+    # Before networks are compiled, which would compile the small batches of the trial too.
+    limits = shortage(distiller, train_loader.image_shape, train_loader.batch_size, len(trainer.active_streams))
+    limits += accelerate(
         distiller,
         train_loader.image_shape,
         fold_teacher=config.SOLVER.FOLD_TEACHER,
         compile_networks=config.SOLVER.COMPILE,
         hooks=hooks,
     )
-    limits += shortage(distiller, train_loader.image_shape, train_loader.batch_size, len(trainer.active_streams))
     if folder is not None:
         limits += _open_run(trainer, folder, identity, resume, notes)
     for limit in limits:

@@ -1,4 +1,4 @@
-"""Memory that training will take, and memory that there is: a run that may not fit says so before its first step.
+"""Memory that training needs, and memory that is available: a run that may not fit says so before its first step.
 
 What is estimated is what a step needs besides what is in memory already (networks and data): a gradient and the momenta of each
 weight, what autograd keeps of a batch for the backward pass, and the batch; times what the peaks of steps were measured to be
@@ -26,19 +26,23 @@ PEAK = 1.5
 def shortage(distiller: Distiller, image_shape: tuple[int, int, int], batch_size: int, streams: int) -> list[str]:
     """Return a note if a training step may need more memory than is available on the distiller's device; otherwise none.
 
+    No estimate is made for a method whose steps change Python values, which a trial pass would change too.
+
     Args:
         image_shape: ``(C, H, W)``.
         batch_size: of all ranks.
         streams: number of momenta.
     """
+    if not distiller.can_be_captured:
+        return []
     device = next(distiller.parameters()).device
-    room = min(all_gather_object(available_bytes(device)))  # the same on all ranks: they make the same trial passes
+    available = min(all_gather_object(available_bytes(device)))  # the same on all ranks: they make the same trial passes
     batch = math.ceil(batch_size / world_size())
-    needed = PEAK * step_floor(distiller, image_shape, batch, streams, enough=room / PEAK)
-    if needed <= room:
+    needed = PEAK * step_floor(distiller, image_shape, batch, streams, enough=available / PEAK)
+    if needed <= available:
         return []
     return [
-        f"a step on {batch} images needs about {needed / 1e9:.1f} GB of memory, and {room / 1e9:.1f} GB are available on this "
+        f"a step on {batch} images needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available on this "
         f"{device.type}: training may be killed; a smaller SOLVER.BATCH_SIZE needs less"
     ]
 
@@ -72,7 +76,7 @@ def _kept_by_autograd(distiller: Distiller, image_shape: tuple[int, int, int], c
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # an operation that saved its own result would be a cycle that nothing collects
+        return tensor.detach()  # not itself: an operation that saves its own result would refer to itself, and leak
 
     devices = [weight.device] if weight.device.type == "cuda" else []
     with eval_mode(distiller), torch.random.fork_rng(devices), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
@@ -93,18 +97,18 @@ def available_bytes(device: torch.device) -> float:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
-        rooms = [1024 * _numbers(Path("/proc/meminfo"))["MemAvailable:"]]
+        limits = [1024 * _numbers(Path("/proc/meminfo"))["MemAvailable:"]]
         groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()]
     except (OSError, KeyError):
         return math.inf
     for _, controllers, path in groups:
         if controllers in ("", "memory"):
             folder = Path("/sys/fs/cgroup", controllers, path.lstrip("/"))
-            rooms += [room for place in (folder, *folder.parents) if (room := _room(place)) is not None]
-    return min(rooms) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            limits += [limit for place in (folder, *folder.parents) if (limit := _available_to(place)) is not None]
+    return min(limits) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _room(group: Path) -> int | None:
+def _available_to(group: Path) -> int | None:
     """What the processes of a control group may still get, including the page cache that would be given up for it."""
     for limit, usage, cache in (
         ("memory.max", "memory.current", "inactive_file"),

@@ -51,6 +51,17 @@ def test_the_floor_is_that_of_a_count_by_hand() -> None:
     assert needed[128, 1] - needed[64, 1] == pytest.approx(64 * (4 * (images + relu + logits) + 8), abs=2)
 
 
+def test_a_method_whose_steps_change_values_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = Small()
+    distiller = create_distiller("NONE", student, None)
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 1)
+    assert memory.shortage(distiller, (3, 8, 8), 64, 1)
+    del student.last
+    monkeypatch.setattr(type(distiller), "can_be_captured", False)
+    assert memory.shortage(distiller, (3, 8, 8), 64, 1) == []
+    assert not hasattr(student, "last")
+
+
 @pytest.mark.parametrize(
     ("method", "settings"), [("kd", {}), ("deepkd", {"SOLVER.AMP": "bf16"}), ("reviewkd", {}), ("crld", {})]
 )
