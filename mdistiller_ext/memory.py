@@ -41,10 +41,8 @@ def shortage(distiller: Distiller, image_shape: tuple[int, int, int], batch_size
     needed = PEAK * step_floor(distiller, image_shape, batch, streams, enough=available / PEAK)
     if needed <= available:
         return []
-    return [
-        f"a step on {batch} images needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available on this "
-        f"{device.type}: training may be killed; a smaller SOLVER.BATCH_SIZE needs less"
-    ]
+    amounts = f"about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available on this {device.type}"
+    return [f"a step on {batch} images needs {amounts}: training may be killed; a smaller SOLVER.BATCH_SIZE needs less"]
 
 
 def step_floor(distiller: Distiller, image_shape: tuple[int, int, int], batch: int, streams: int, enough: float = 0) -> int:

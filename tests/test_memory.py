@@ -131,10 +131,10 @@ def test_memory_that_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_limits_of_a_control_group(tmp_path: Path, limit: str, usage: str, cache: str) -> None:
-    assert memory._room(tmp_path) is None
+    assert memory._available_to(tmp_path) is None
     (tmp_path / limit).write_text("8000\n")
     (tmp_path / usage).write_text("5000\n")
     (tmp_path / "memory.stat").write_text(f"anon 1000\n{cache} 3000\n")
-    assert memory._room(tmp_path) == 6000
+    assert memory._available_to(tmp_path) == 6000
     (tmp_path / limit).write_text("max\n")
-    assert memory._room(tmp_path) is None
+    assert memory._available_to(tmp_path) is None
