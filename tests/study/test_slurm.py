@@ -87,7 +87,11 @@ def test_jobs_go_on_without_the_study_and_are_not_submitted_twice(
     quick_train: Path, scheduler: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = options(quick_train, "a", "b", epochs=60)
-    thread = when(lambda: epochs(quick_train / "a") and epochs(quick_train / "b"), lambda: signal_this_process(signal.SIGINT))
+
+    def both_have_a_checkpoint() -> bool:
+        return min(len(epochs(quick_train / name)) for name in "ab") > 1
+
+    thread = when(both_have_a_checkpoint, lambda: signal_this_process(signal.SIGINT))
     left = run_study(*words)
     thread.join()
     assert left.status == 75

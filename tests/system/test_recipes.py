@@ -61,7 +61,12 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaders(config: Any, device: torch.device) -> tuple[Any, Any]:
         classes = DATASETS.get(config.DATASET.TYPE).num_classes or 7
         loader = SimpleNamespace(
-            num_images=640, image_shape=(3, 32, 32), num_classes=classes, identity=DATA, labels=torch.arange(640) % classes
+            num_images=640,
+            batch_size=64,
+            image_shape=(3, 32, 32),
+            num_classes=classes,
+            identity=DATA,
+            labels=torch.arange(640) % classes,
         )
         loader = type("Loader", (SimpleNamespace,), {"__len__": lambda self: 10})(**vars(loader))
         return loader, loader
@@ -70,6 +75,7 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "build_loaders", loaders)
     monkeypatch.setattr(build, "teacher_path", lambda *asked: Path(__file__))  # read for its checksum alone
     monkeypatch.setattr(build, "student_path", lambda *asked: None)
+    monkeypatch.setattr(build, "shortage", lambda *asked: [])  # networks without weights cannot be tried
     monkeypatch.setattr(build, "load_weights", lambda *asked, **more: None)
     monkeypatch.setattr(
         build, "build_model", lambda name, loader, dataset, **init: empty_model(name, dataset, loader.num_classes, next(roles))
