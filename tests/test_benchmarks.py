@@ -219,7 +219,7 @@ def test_growth_of_memory_is_a_slope_with_its_error(tmp_path: Path, glyphs_root:
     (tmp_path / "glyphs").symlink_to(glyphs_root)
     memory_growth.make(tmp_path)
     samples = memory_growth.measure("KD", tmp_path, 2, "cpu")
-    assert samples[0]["tensors"] > 300
+    assert samples[0]["tensors"] > 150  # weights of both networks, and momenta
     assert memory_growth.summary(samples)["tensors"]["100 %"] == samples[1]["tensors"]
 
 
