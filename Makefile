@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
-quickstart: $(VENV)/installed  ## distil a resnet20 into a resnet8 on the embedded glyphs data (about 2 minutes)
+quickstart: $(VENV)/installed  ## distil a resnet20 into a resnet8 on the embedded glyphs data (3 to 4 minutes)
 	$(PY) train.py --cfg configs/glyphs/deepkd/res20_res8.yaml
 	@echo "  compare it with KD, DKD and a plain student (under 10 minutes on 2 cores): make compare"
 
