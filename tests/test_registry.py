@@ -81,7 +81,9 @@ DEFINITION = '@registry.register("x")\nclass Mine: ...\n'
 
 
 def test_two_classes_of_one_name_in_a_file_are_not_one(package):
-    with pytest.raises(ConfigError, match=r"animal 'x' is registered twice in mine\.py, lines [12] and [34]; choose another name"):
+    with pytest.raises(
+        ConfigError, match=r"animal 'x' is registered twice in mine\.py, lines [12] and [34]; choose another name"
+    ):
         exec(compile(DEFINITION * 2, "mine.py", "exec"), {"registry": package, "__name__": "mine"})
 
 

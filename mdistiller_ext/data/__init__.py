@@ -10,15 +10,14 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from ..errors import ConfigError, listing
 from ..registry import DATASETS, register_dataset
 from .augment import Augment, EnumerableAugment, check_strong, random_crop, random_crop_flip, strong_augment, view_augment
-from .base import Dataset, ImageFolderDataset, InMemoryDataset
+from .base import Dataset, ImageFolderDataset, InMemoryDataset, are_three_numbers
 from .identity import DataIdentity
 from .image_transforms import evaluation_transform, training_transform, transform_in_views
 from .loader import InMemoryLoader, mix_seeds
@@ -221,7 +220,7 @@ def _sources(
     mean, std = (
         own if isinstance(given, Sequence) and not given else given for given, own in ((mean, dataset.mean), (std, dataset.std))
     )
-    if not (_are_three_numbers(mean) and _are_three_numbers(std) and min(std) > 0):
+    if not (are_three_numbers(mean) and are_three_numbers(std) and min(std) > 0):
         raise ConfigError(f"mean and std must be three numbers each, on the scale 0..1, std above 0, got {mean!r} and {std!r}")
     root = Path(root)
     augmentations = [(*strong, *view_augment(view)) for view in views]
@@ -284,18 +283,6 @@ def _sources(
         )
         for part in parts
     ]
-
-
-def _are_three_numbers(values: Any) -> TypeGuard[Sequence[float]]:
-    """Return whether these are three finite numbers that float32 can compute with; comparisons with NaN are false."""
-    return (
-        isinstance(values, Sequence)
-        and len(values) == 3
-        and all(
-            isinstance(value, int | float | np.floating) and not isinstance(value, bool) and abs(value) < 1e6
-            for value in values
-        )
-    )
 
 
 def _both(first: Augment, second: Augment) -> Augment:

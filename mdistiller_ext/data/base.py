@@ -20,8 +20,9 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,6 +140,18 @@ def check_samples(samples: Samples, num_classes: int, where: str) -> None:
     for path, label in samples:
         if not 0 <= label < num_classes:
             raise ConfigError(f"{where}: labels must lie in 0..{num_classes - 1} (the classes), got {label} of {path}")
+
+
+def are_three_numbers(values: Any) -> TypeGuard[Sequence[float]]:
+    """Return whether these are three finite numbers that float32 can compute with; comparisons with NaN are false."""
+    return (
+        isinstance(values, Sequence)
+        and len(values) == 3
+        and all(
+            isinstance(value, int | float | np.floating) and not isinstance(value, bool) and abs(value) < 1e6
+            for value in values
+        )
+    )
 
 
 def balanced_choice(labels: Tensor, count: int) -> Tensor:
