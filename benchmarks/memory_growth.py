@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import Parameter
 
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
@@ -86,7 +87,7 @@ def measure(case: str, folder: Path, epochs: int, device: str) -> list[dict[str,
 
 def sample(device: torch.device) -> dict[str, int]:
     """Bytes of this process, of its workers and of tensors, and the number of tensors."""
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and thing.layout == torch.strided]
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, Parameter) and thing.layout == torch.strided]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     workers = [worker.pid for worker in multiprocessing.active_children() if worker.pid is not None]
     return {
