@@ -33,7 +33,7 @@ LEVELS = {
     3: {"distillers", "weights", "teacher_cache"},
     4: {"trainers", "acceleration", "memory"},
     5: {"config"},
-    6: {"bridge", "build", "published", "run", "weight_files"},
+    6: {"bridge", "build", "deployment", "published", "run", "weight_files"},
     7: {"download", "reporting"},
     8: {"analyze", "study"},
 }
@@ -66,6 +66,7 @@ ONLY = {
     },
     "run": {"errors", "naming", "distributed", "checkpoint", "data", "trainers", "config"},
     "weight_files": {"errors", "registry", "fetch", "models", "config"},
+    "deployment": {"errors", "checkpoint", "models", "data", "weights", "config"},
     "reporting": {"errors", "naming", "checkpoint", "data", "config", "published"},
     "study": {
         *("errors", "command", "plugins", "naming", "registry", "evaluate", "checkpoint", "models", "data", "teacher_cache"),
@@ -200,7 +201,7 @@ def test_no_module_below_config_knows_a_config_node(file: Path) -> None:
     room = room_of(module_name(file))
     outside = {name.split(".")[0] for name in imports(file)}
     assert ("yacs" in outside) <= (LEVEL_OF.get(room, -1) >= LEVEL_OF["config"])
-    above = ("config", "bridge", "build", "published", "run", "weight_files", "reporting", "study", "analyze")
+    above = ("config", "bridge", "build", "deployment", "published", "run", "weight_files", "reporting", "study", "analyze")
     assert "config" not in rooms_imported(file) or room in above
 
 

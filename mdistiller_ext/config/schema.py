@@ -92,7 +92,7 @@ GROUPS: dict[str, dict[str, Setting]] = {
             [], "modules of the teacher whose outputs are its `feats`; []: the network's own", item=str
         ),
         "STUDENT_FEATURES": Setting(
-            [], "modules of the student whose outputs are its `feats`; []: the network's own", item=str
+            [], "modules of the student whose outputs are its `feats`; []: the network's own", evaluation=True, item=str
         ),
         "STUDENT_INIT": Setting("default", "random initial weights: default (the network's own) or fan_out; see create_model"),
     },

@@ -47,9 +47,14 @@ def training_transform(size: int, strong: Sequence[str] = ()) -> Transform:
     return functools.partial(_augmented, size, strong_steps(strong))
 
 
-def evaluation_transform(size: int) -> Transform:
-    """Resize the shorter side to 256/224 of ``size``, then crop a square of ``size`` from the centre."""
-    return functools.partial(_centred, size, round(size * 256 / 224))
+def evaluation_transform(size: int, shorter: int = 0) -> Transform:
+    """Resize the shorter side to ``shorter`` (256/224 of ``size``), then crop a square of ``size`` from the centre."""
+    return functools.partial(_centred, size, shorter or shorter_side(size))
+
+
+def shorter_side(size: int) -> int:
+    """Pixels of the shorter side from which ImageNet's evaluation crops a square of ``size``."""
+    return round(size * 256 / 224)
 
 
 def transform_in_views(transforms: Sequence[Transform]) -> Transform:
