@@ -53,9 +53,14 @@ def try_images(model: nn.Module, images: Tensor) -> None:
         height, width = images.shape[2:]
         reason = str(error).split("\n")[0].rstrip(".")
         raise ConfigError(
-            f"{type(model).__name__} cannot take {width}x{height} images: {reason}; "
+            f"{network_name(model)} cannot take {width}x{height} images: {reason}; "
             "give another DATASET.IMAGE_SIZE (image files can be brought to it) or another model"
         ) from error
+
+
+def network_name(model: nn.Module) -> str:
+    """Name of a network's class, in messages; of an adapted one (``models/adapter.py``) that of the network itself."""
+    return type(getattr(model, "adapted", model)).__name__
 
 
 @contextlib.contextmanager

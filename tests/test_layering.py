@@ -33,7 +33,7 @@ LEVELS = {
     3: {"distillers", "weights", "teacher_cache"},
     4: {"trainers", "acceleration", "memory"},
     5: {"config"},
-    6: {"bridge", "build", "deployment", "published", "run", "weight_files"},
+    6: {"bridge", "build", "deployment", "distillation", "published", "run", "weight_files"},
     7: {"download", "reporting"},
     8: {"analyze", "study"},
 }
@@ -66,6 +66,9 @@ ONLY = {
     },
     "run": {"errors", "naming", "distributed", "checkpoint", "data", "trainers", "config"},
     "weight_files": {"errors", "registry", "fetch", "models", "config"},
+    "distillation": {
+        *("errors", "registry", "evaluate", "distributed", "models", "distillers", "trainers", "acceleration", "config")
+    },
     "deployment": {"errors", "checkpoint", "models", "data", "weights", "config"},
     "reporting": {"errors", "naming", "checkpoint", "data", "config", "published"},
     "study": {
