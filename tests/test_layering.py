@@ -96,6 +96,8 @@ COVERED_BY = {
     "distillers/progress.py": "distillers/test_base.py",
     "data/rendering.py": "data/test_glyphs.py",
     "data/reading.py": "data/test_data.py",  # the steps of create_loaders
+    "config/arguments.py": "test_distillation.py",  # settings in a call
+    "models/adapter.py": "test_distillation.py",  # networks of one's own
     "models/blocks.py": "models/test_models.py",  # parts of the networks
     "models/layers.py": "models/test_models.py",
     "models/heads.py": "distillers/test_simkd.py",  # the head that this method attaches
