@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import types
+from pathlib import Path
 
 from .errors import ConfigError
+from .project import IN_CHECKOUT, ROOT
 
 
 def optional(module: str, extra: str) -> types.ModuleType:
@@ -23,4 +25,6 @@ def optional(module: str, extra: str) -> types.ModuleType:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        raise ConfigError(f'this needs the package {package}: pip install "mdistiller_ext[{extra}]"') from error
+        checkout = "." if Path.cwd() == ROOT else str(ROOT)
+        install = f'-e "{checkout}[{extra}]"' if IN_CHECKOUT else f'"mdistiller_ext[{extra}]"'
+        raise ConfigError(f"this needs the package {package}: pip install {install}") from error
