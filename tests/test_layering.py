@@ -35,7 +35,7 @@ LEVELS = {
     5: {"config"},
     6: {"bridge", "build", "deployment", "published", "run", "weight_files"},
     7: {"download", "reporting"},
-    8: {"analyze", "study"},
+    8: {"analyze", "inspection", "predict", "study"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 # Modules that others of the same level may import.
@@ -68,6 +68,7 @@ ONLY = {
     "weight_files": {"errors", "registry", "fetch", "models", "config"},
     "deployment": {"errors", "checkpoint", "models", "data", "weights", "config"},
     "reporting": {"errors", "naming", "checkpoint", "data", "config", "published"},
+    "predict": {"errors", "command", "plugins", "data", "acceleration", "deployment", "reporting"},
     "study": {
         *("errors", "command", "plugins", "naming", "registry", "evaluate", "checkpoint", "models", "data", "teacher_cache"),
         *("trainers", "config", "run", "weight_files", "published", "build", "bridge", "reporting"),
