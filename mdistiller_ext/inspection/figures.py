@@ -1,0 +1,74 @@
+"""Pictures of a report: the confusion matrix and the sheet of mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from torch import Tensor
+
+from ..reporting.drawing import COLOURS, PAGE, new_figure
+from .observer import Mistakes, Predictions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RIGHT, WRONG = COLOURS[1], COLOURS[3]
+_NAMED = 40  # classes; more have their numbers at the axes, every tenth or so
+_COLUMNS = 8  # images in a row of the sheet
+
+
+def draw_confusion(matrix: Tensor, names: Sequence[str]) -> Figure:
+    """Each row of a confusion matrix ``[C, C]`` as shares of its true class, by opacity, which suits light and dark pages.
+
+    The opacity is the square root of the share: a cell of 1 % remains visible.
+    """
+    count = len(names)
+    counts = matrix.double().numpy()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = new_figure(PAGE, PAGE - 0.6)
+    axes, scale = figure.subplots(1, 2, width_ratios=(24, 1))
+    axes.imshow(_coloured(shares, np.eye(count, dtype=bool)), interpolation="none")
+    by = "" if count <= _NAMED else " (number)"
+    axes.set(xlabel=f"predicted class{by}", ylabel=f"true class{by}")
+    axes.tick_params(length=2)
+    if count <= _NAMED:
+        short = [_short(name, 18) for name in names]
+        axes.set_xticks(range(count), short, rotation=90, fontsize=8)
+        axes.set_yticks(range(count), short, fontsize=8)
+    ramp = np.linspace(0, 1, 256)[:, None].repeat(2, axis=1) ** 2
+    scale.imshow(_coloured(ramp, np.array([[True, False]])), aspect="auto", extent=(0, 2, 0, 1), origin="lower")
+    ticks = (0, 0.01, 0.1, 0.25, 0.5, 1)
+    scale.set_yticks(np.sqrt(ticks), [f"{100 * tick:g} %" for tick in ticks])
+    scale.set_xticks((0.5, 1.5), ("right", "wrong"), rotation=90)
+    scale.yaxis.tick_right()
+    scale.tick_params(length=2)
+    scale.set_title("share of\nthe class", fontsize=9, loc="left")
+    return figure
+
+
+def draw_mistakes(predictions: Predictions, mistakes: Mistakes, names: Sequence[str]) -> Figure:
+    """The images of mistakes, each with its true class, the predicted one and its probability."""
+    rows = -(-len(mistakes.places) // _COLUMNS) or 1
+    figure = new_figure(PAGE, 1.25 * rows)
+    panels = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, place, pixels in zip(panels, mistakes.places.tolist(), mistakes.pixels, strict=False):
+        axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="none")
+        true, predicted = (names[int(classes[place])] for classes in (predictions.labels, predictions.predicted))
+        percent = f"{100 * float(predictions.probability[place]):.1f} %"
+        axes.set_title(f"{_short(true, 15)}\n→ {_short(predicted, 13)}\n{percent}", fontsize=7)
+    return figure
+
+
+def _coloured(shares: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Shares ``[H, W]`` as RGBA."""
+    rgb = np.where(right[..., None], to_rgb(RIGHT), to_rgb(WRONG))
+    return np.concatenate([np.broadcast_to(rgb, (*shares.shape, 3)), np.sqrt(shares)[..., None]], axis=2)
+
+
+def _short(name: str, width: int) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
