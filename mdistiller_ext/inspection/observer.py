@@ -72,9 +72,8 @@ class Observer:
             columns.append(self.teacher.network(images)[0].argmax(dim=1))
         self._columns.append(tuple(column.cpu() for column in columns))
         wrong = predicted != labels
-        candidates = [
-            torch.cat(pair) for pair in zip(self._kept, (index[wrong], probability[wrong], images[wrong]), strict=True)
-        ]
+        found = index[wrong], probability[wrong], images[wrong]
+        candidates = [torch.cat(pair) for pair in zip(self._kept, found, strict=True)]
         # Stable: among equal probabilities, the first images of the test set, for any number of ranks.
         first = candidates[1].argsort(descending=True, stable=True)[: self.mistakes]
         self._kept = (candidates[0][first], candidates[1][first], candidates[2][first])
@@ -87,9 +86,8 @@ class Observer:
         predictions = Predictions(*(column[order] for column in columns))
         index, probability, images = self._kept
         pixels = ((images - self._shift) / self._scale).round().clamp(0, 255).to(torch.uint8)
-        kept = [
-            torch.cat(parts) for parts in zip(*all_gather_object((index.cpu(), probability.cpu(), pixels.cpu())), strict=True)
-        ]
-        by_index = kept[0].argsort()
-        first = by_index[kept[1][by_index].argsort(descending=True, stable=True)][: self.mistakes]
-        return predictions, Mistakes(torch.searchsorted(predictions.index, kept[0][first]), kept[2][first])
+        everyone = zip(*all_gather_object((index.cpu(), probability.cpu(), pixels.cpu())), strict=True)
+        index, probability, pixels = (torch.cat(parts) for parts in everyone)
+        by_index = index.argsort()
+        first = by_index[probability[by_index].argsort(descending=True, stable=True)][: self.mistakes]
+        return predictions, Mistakes(torch.searchsorted(predictions.index, index[first]), pixels[first])

@@ -108,10 +108,9 @@ def agreement_table(predictions: Predictions, teacher: str) -> Table | None:
         "same_mistake": "both wrong, the same class",
         "different_mistakes": "both wrong, different classes",
     }
-    rows = [
-        [title, f"{int(masks[what].sum()):,}", number(_percent(masks[what].sum(), total))] for what, title in titles.items()
-    ]
-    right = number(_percent((masks["both_right"] | masks["only_teacher_right"]).sum(), total))
+    counts = {what: masks[what].sum() for what in titles}
+    rows = [[title, f"{int(counts[what]):,}", number(_percent(counts[what], total))] for what, title in titles.items()]
+    right = number(_percent(counts["both_right"] + counts["only_teacher_right"], total))
     return Table("Agreement with the teacher", ["", "images", "%"], rows, f"Teacher: {teacher}, {right} % top-1.")
 
 
