@@ -151,6 +151,7 @@ COVERED_BY = {
     "analyze/landscape_figures.py": "analyze/test_landscape.py",
     "analyze/panels.py": "analyze/test_tradeoff.py",  # parts of pictures
     "analyze/predictions.py": "analyze/test_gap.py",  # what several analyses compare
+    "inspection/figures.py": "inspection/test_report.py",
     "reporting/drawing.py": "study/report/test_figures.py",
     "reporting/page.py": "study/report/test_report.py",
     "reporting/table.py": "study/report/test_report.py",

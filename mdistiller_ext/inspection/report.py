@@ -14,15 +14,14 @@ from torch import Tensor
 
 from ..data import Loader, WorkerLoader
 from ..distributed import rank
-from ..reporting.drawing import save_figure, style, svg_element
+from ..reporting.drawing import save_figure, save_png, style, svg_element
 from ..reporting.page import render
-from ..reporting.table import csv_text
+from ..reporting.table import Row, csv_text
 from .figures import draw_confusion, draw_mistakes
-from .observer import Observer
-from .tables import agreement_table, class_rows, classes_table, confusion_matrix, pairs_table, prediction_rows
-from .teacher import open_teacher
+from .observer import Mistakes, Observer, Predictions
+from .tables import agreement_table, class_rows, classes_table, confusion_matrix, pairs_table, prediction_rows, worst_table
+from .teacher import Teacher, open_teacher
 
-_WORST = 15  # classes shown without a click
 _SMALL = 64  # pixels; images up to this size are enlarged without smoothing
 _THUMBNAIL = 128  # pixels; longest edge of an image in the page
 
@@ -50,62 +49,66 @@ def write_report(folder: Path, observer: Observer, result: Mapping[str, float], 
     predictions, mistakes = observer.gather()
     if rank() > 0:
         return []
-    loader, teacher = observer.loader, observer.teacher
+    loader = observer.loader
     names = class_names(loader)
     files = [loader.file_of(index) for index in predictions.index.tolist()] if isinstance(loader, WorkerLoader) else []
     rows = class_rows(predictions, names)
     matrix = confusion_matrix(predictions, len(names))
-    tables = {
-        "per_class.csv": csv_text([_rounded(row) for row in rows]),
-        "confusion.csv": _matrix_text(matrix, names),
-        "predictions.csv": csv_text(prediction_rows(predictions, names, files)),
-    }
-    for name, text in tables.items():
-        (folder / name).write_bytes(text.encode(errors="surrogateescape"))  # a path that is not UTF-8 keeps its bytes
     with style():
         confusion = draw_confusion(matrix, names)
+        page = render(
+            "inspection/page.html.j2",
+            title=title,
+            about=about,
+            result=result,
+            images=len(predictions.labels),
+            notes=_notes(rows, observer.teacher),
+            tables=[table for table in (agreement_table(predictions, observer.teacher.name), worst_table(rows)) if table],
+            classes=classes_table(rows, f"All {len(rows):,} classes"),
+            matrix=svg_element(confusion),
+            width=confusion.get_figwidth(),
+            pairs=pairs_table(matrix, names),
+            mistakes=_sheet(predictions, mistakes, names, files),
+            small=max(loader.image_shape) <= _SMALL,
+        )
+        texts = {
+            "report.html": page.encode(errors="replace"),
+            "per_class.csv": csv_text([_rounded(row) for row in rows]).encode(),
+            "confusion.csv": _matrix_text(matrix, names).encode(),
+            # A path that is not UTF-8 keeps its bytes.
+            "predictions.csv": csv_text(prediction_rows(predictions, names, files)).encode(errors="surrogateescape"),
+        }
+        for name, text in texts.items():
+            (folder / name).write_bytes(text)
         pictures = save_figure(confusion, folder / "confusion")
-        svg = svg_element(confusion)
         if len(mistakes.places):
-            pictures += save_figure(draw_mistakes(predictions, mistakes, names), folder / "mistakes")
-    notes = [teacher.note] if teacher.note else []
-    without = sum(not row["images"] for row in rows)
-    notes += [f"classes without test images: {without} of {len(rows)}"] if without else []
-    worst = sorted((row for row in rows if row["images"]), key=lambda row: float(row["accuracy"]))
-    page = folder / "report.html"
-    html = render(
-        "inspection/page.html.j2",
-        title=title,
-        about=about,
-        result=result,
-        images=len(predictions.labels),
-        notes=notes,
-        agreement=agreement_table(predictions, teacher.name),
-        matrix=svg,
-        width=confusion.get_figwidth(),
-        small=max(loader.image_shape) <= _SMALL,
-        pairs=pairs_table(matrix, names),
-        worst=classes_table(worst[:_WORST], "Classes, the least accurate first", "All of them are in per_class.csv."),
-        classes=classes_table(rows, f"All {len(rows):,} classes", "") if len(worst) > _WORST else None,
-        mistakes=[
-            {
-                "image": _data_uri(pixels),
-                "true": names[int(predictions.labels[place])],
-                "predicted": names[int(predictions.predicted[place])],
-                "percent": f"{100 * float(predictions.probability[place]):.1f}",
-                "file": files[place] if files else f"image {int(predictions.index[place])} of the test set",
-            }
-            for place, pixels in zip(mistakes.places.tolist(), mistakes.pixels, strict=True)
-        ],
-    )
-    page.write_bytes(html.encode(errors="replace"))
-    return [page, *(folder / name for name in tables), *pictures]
+            pictures.append(save_png(draw_mistakes(predictions, mistakes, names), folder / "mistakes"))
+    return [*(folder / name for name in texts), *pictures]
 
 
 def class_names(loader: Loader) -> Sequence[str]:
     """Names of a loader's classes in the order of the labels; the numbers 0 .. C - 1 for a data set without names."""
     names = loader.identity.classes if loader.identity is not None else None
     return names if names is not None else tuple(map(str, range(loader.num_classes)))
+
+
+def _notes(rows: Sequence[Row], teacher: Teacher) -> list[str]:
+    without = sum(not row["images"] for row in rows)
+    return [teacher.note] * bool(teacher.note) + [f"{without} of {len(rows):,} classes have no test images"] * bool(without)
+
+
+def _sheet(predictions: Predictions, mistakes: Mistakes, names: Sequence[str], files: Sequence[str]) -> list[dict[str, str]]:
+    """What the page shows of each mistake."""
+    return [
+        {
+            "image": _data_uri(pixels),
+            "true": names[int(predictions.labels[place])],
+            "predicted": names[int(predictions.predicted[place])],
+            "percent": f"{100 * float(predictions.probability[place]):.1f}",
+            "where": files[place] if files else f"test image {int(predictions.index[place])}",
+        }
+        for place, pixels in zip(mistakes.places.tolist(), mistakes.pixels, strict=True)
+    ]
 
 
 def _rounded(row: Mapping[str, object]) -> dict[str, object]:

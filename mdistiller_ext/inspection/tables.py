@@ -127,7 +127,13 @@ def pairs_table(matrix: Tensor, names: Sequence[str], limit: int = 20) -> Table:
     return Table("Most confused pairs", header, rows, f"The {len(rows)} most frequent of {int((wrong > 0).sum()):,} pairs.")
 
 
-def classes_table(rows: Sequence[Row], title: str, text: str) -> Table:
+def worst_table(rows: Sequence[Row], limit: int = 15) -> Table:
+    """The least accurate classes of :func:`class_rows`; equal ones in their order."""
+    worst = sorted((row for row in rows if row["images"]), key=lambda row: float(row["accuracy"]))[:limit]
+    return classes_table(worst, "Least accurate classes", "Every class: below, and per_class.csv.")
+
+
+def classes_table(rows: Sequence[Row], title: str, text: str = "") -> Table:
     """Rows of :func:`class_rows` as a table."""
     with_teacher = "teacher_accuracy" in rows[0]
     header = ["class", "images", "accuracy / %", "precision / %", "most often taken for"]
