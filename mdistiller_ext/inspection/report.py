@@ -17,7 +17,7 @@ from ..distributed import rank
 from ..reporting.drawing import save_figure, save_png, style, svg_element
 from ..reporting.page import render
 from ..reporting.table import Row, csv_text
-from .figures import draw_confusion, draw_mistakes
+from .figures import block_size, draw_confusion, draw_mistakes
 from .observer import Mistakes, Observer, Predictions
 from .tables import agreement_table, class_rows, classes_table, confusion_matrix, pairs_table, prediction_rows, worst_table
 from .teacher import Teacher, open_teacher
@@ -53,6 +53,7 @@ def write_report(folder: Path, observer: Observer, result: Mapping[str, float], 
     names = class_names(loader)
     files = [loader.file_of(index) for index in predictions.index.tolist()] if isinstance(loader, WorkerLoader) else []
     rows = class_rows(predictions, names)
+    worst = worst_table(rows)
     matrix = confusion_matrix(predictions, len(names))
     with style():
         confusion = draw_confusion(matrix, names)
@@ -63,10 +64,11 @@ def write_report(folder: Path, observer: Observer, result: Mapping[str, float], 
             result=result,
             images=len(predictions.labels),
             notes=_notes(rows, observer.teacher),
-            tables=[table for table in (agreement_table(predictions, observer.teacher.name), worst_table(rows)) if table],
-            classes=classes_table(rows, f"All {len(rows):,} classes"),
+            tables=[table for table in (agreement_table(predictions, observer.teacher.name), worst) if table],
+            classes=classes_table(rows, f"All {len(rows):,} classes") if len(rows) > len(worst.rows) else None,
             matrix=svg_element(confusion),
             width=confusion.get_figwidth(),
+            block=block_size(len(names)),
             pairs=pairs_table(matrix, names),
             mistakes=_sheet(predictions, mistakes, names, files),
             small=max(loader.image_shape) <= _SMALL,

@@ -130,7 +130,7 @@ def pairs_table(matrix: Tensor, names: Sequence[str], limit: int = 20) -> Table:
 def worst_table(rows: Sequence[Row], limit: int = 15) -> Table:
     """The least accurate classes of :func:`class_rows`; equal ones in their order."""
     worst = sorted((row for row in rows if row["images"]), key=lambda row: float(row["accuracy"]))[:limit]
-    return classes_table(worst, "Least accurate classes", "Every class: below, and per_class.csv.")
+    return classes_table(worst, "Least accurate classes", "Every class: per_class.csv.")
 
 
 def classes_table(rows: Sequence[Row], title: str, text: str = "") -> Table:

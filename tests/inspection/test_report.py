@@ -121,4 +121,15 @@ def test_the_matrix_is_drawn_in_full_with_names_where_they_fit(count: int) -> No
     svg = svg_text(draw_confusion(torch.eye(count, dtype=torch.int64), [f"class {i}" for i in range(count)]))
     assert ("class 2" in svg) == (count == 3)
     assert ("true class (number)" in svg) == (count > 3)
+    assert (">right<" in svg) == (count <= 200)
     assert len(re.findall("<image", svg)) == 2  # the matrix, and the scale beside it
+
+
+def test_blocks_of_many_classes_show_their_largest_confusion() -> None:
+    matrix = 50 * torch.eye(401, dtype=torch.int64)
+    matrix[0, 1], matrix[399, 7], matrix[398, 7] = 50, 25, 75
+    image = next(iter(draw_confusion(matrix, ["name"] * 401).axes)).images[0]
+    opacity = torch.as_tensor(image.get_array())[..., 3]
+    assert opacity.shape == (134, 134)
+    assert opacity.nonzero().tolist() == [[0, 0], [132, 2], [133, 2]]
+    assert opacity[opacity > 0].square().tolist() == pytest.approx([50 / 100, 75 / 125, 25 / 75])
