@@ -51,7 +51,7 @@ def draw_confusion(matrix: Tensor, names: Sequence[str]) -> Figure:
     kinds = {"wrong": False} if block > 1 else {"right": True, "wrong": False}
     ramp = np.linspace(0, 1, 256)[:, None].repeat(len(kinds), axis=1) ** 2
     colours = _coloured(ramp, np.array([list(kinds.values())]))
-    scale.imshow(colours, aspect="auto", extent=(0, len(kinds), 0, 1), origin="lower")
+    scale.imshow(colours, aspect="auto", extent=(0, len(kinds), 0, 1), origin="lower", interpolation="none")
     ticks = (0, 0.01, 0.1, 0.25, 0.5, 1)
     scale.set_yticks(np.sqrt(ticks), [f"{100 * tick:g} %" for tick in ticks])
     scale.set_xticks(np.arange(len(kinds)) + 0.5, list(kinds), rotation=90)
