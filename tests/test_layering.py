@@ -18,6 +18,7 @@ LEVELS = {
     0: {
         "errors",
         "command",
+        "extras",
         "file_kinds",
         "plugins",
         "naming",
@@ -44,6 +45,7 @@ SAME_LEVEL = {0: {"errors"}, 1: LEVELS[1], 6: {"run", "weight_files"}}
 ONLY = {
     "errors": set(),
     "command": {"errors"},
+    "extras": {"errors"},
     "file_kinds": set(),
     "plugins": {"errors"},
     "naming": set(),
