@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import mdistiller_ext
 
-from ..errors import ConfigError, CorruptFileError, MissingFileError, did_you_mean
-from .formats import FORMATS, INPUT, OUTPUT
+from ..errors import CorruptFileError, MissingFileError
+from .formats import FORMATS, INPUT, OUTPUT, format_named
 
 if TYPE_CHECKING:  # it imports torch, and checking a file needs none
     from ..data.preprocessing import Preprocessing
@@ -66,6 +66,7 @@ def check(file: Path) -> dict[str, Any]:
     Raises:
         MissingFileError: one of both does not exist.
         CorruptFileError: the description is none, or describes another file.
+        UnknownNameError: the format is not known.
     """
     for each in (file, beside(file)):
         if not each.is_file():
@@ -75,9 +76,7 @@ def check(file: Path) -> dict[str, Any]:
         form, sha256 = str(description["format"]), description["sha256"]
     except (ValueError, TypeError, LookupError) as error:
         raise CorruptFileError(f"{beside(file)} is no description of an exported student: export the run anew") from error
-    if form not in FORMATS:
-        known = ", ".join(FORMATS)
-        raise ConfigError(f"{beside(file)}: unknown format '{form}'{did_you_mean(form, FORMATS) or '.'} Known: {known}")
+    format_named(form)  # raises for a format of a later version
     if sha256_of(file) != sha256:
         raise CorruptFileError(
             f"{file} is not the file that {beside(file).name} describes (SHA-256 {sha256_of(file)[:12]}..., not "

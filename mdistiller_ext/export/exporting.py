@@ -20,7 +20,7 @@ from ..deployment import DeployedStudent, open_student
 from ..errors import ConfigError
 from ..extras import optional
 from .description import beside, describe, sha256_of
-from .formats import FORMATS, ExportError, exporting
+from .formats import ExportError, exporting, format_named
 
 BATCHES = (1, 2, 5)
 """Numbers of images on which a file is compared with the student"""
@@ -60,7 +60,7 @@ def export_student(
 
     Args:
         run: as of `open_student`.
-        to: one of `FORMATS`.
+        to: a name of `formats.FORMATS`.
         out: folder of the files. Default: ``export`` in the run folder.
         image_size: edge in pixels of the images. Default: that of the run.
         opset: version of ONNX's operators. Default: that of torch's exporter.
@@ -68,10 +68,11 @@ def export_student(
 
     Raises:
         UserError: as of `open_student`.
+        UnknownNameError: there is no such format.
         ConfigError: an option is invalid, or a package is not installed.
         ExportError: the network cannot take images of this size, cannot be converted, or the file's logits differ.
     """
-    form = FORMATS[to]
+    form = format_named(to)
     if opset is not None and to != "onnx":
         raise ConfigError(f"--opset is a setting of --to onnx, not of {to}")
     if image_size is not None and image_size < 1:
@@ -129,16 +130,17 @@ def _largest_difference(network: Callable[[Tensor], Tensor], batches: list[Tenso
 
 def _usage(file: Path, prepare: Preprocessing, load: list[str]) -> list[str]:
     """Python that predicts the class of ``image.png``; ``load`` are the lines from ``images`` to ``logits``."""
-    margin = round((prepare.resize - prepare.crop) / 2)
-    box = (margin, margin, margin + prepare.crop, margin + prepare.crop)
+    crop = prepare.crop
     return [
         "import json, numpy, pathlib",
         "from PIL import Image, ImageOps",
         f"path = {str(file)!r}",
         f"mean, std = {prepare.mean}, {prepare.std}",
-        'image = Image.open("image.png").convert("RGB")',
-        f"image = ImageOps.fit(image, ({prepare.resize}, {prepare.resize}), Image.Resampling.BILINEAR)",
-        *([f"image = image.crop({box})"] if margin else []),
+        'image = ImageOps.exif_transpose(Image.open("image.png")).convert("RGB")',
+        f"size = [side * {prepare.resize} // min(image.size) for side in image.size]",
+        "image = image.resize(size, Image.Resampling.BILINEAR)",
+        f"x, y = [round((side - {crop}) / 2) for side in size]",
+        f"image = image.crop((x, y, x + {crop}, y + {crop}))",
         "pixels = (numpy.asarray(image) / 255 - mean) / std",
         'images = pixels.transpose(2, 0, 1)[None].astype("float32")',
         "",

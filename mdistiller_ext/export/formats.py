@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import extras
-from ..errors import UserError
+from ..errors import UnknownNameError, UserError, did_you_mean
 
 if TYPE_CHECKING:  # torch takes over a second to import, and --help names the formats
     from torch import Tensor, nn
@@ -219,6 +219,14 @@ FORMATS: dict[str, Format] = {
     "state_dict": StateDict(),
     "safetensors": Safetensors(),
 }
+
+
+def format_named(name: str) -> Format:
+    """The format called ``name``. Raises UnknownNameError, with the closest known name."""
+    if name not in FORMATS:
+        near = did_you_mean(name, FORMATS)
+        raise UnknownNameError(f"unknown format '{name}'{near or '.'} Known: {', '.join(FORMATS)}")
+    return FORMATS[name]
 
 
 def as_strings(description: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""An exported file predicts as the student of the run, on another machine's terms: only the file and the printed lines."""
+"""An exported file predicts as the student of its run, used by the printed lines alone."""
 
 from __future__ import annotations
 
@@ -62,18 +62,20 @@ def export(*words: Any) -> Finished:
     return run_main(main, "mdistiller_ext.export", *words)
 
 
-def predict_elsewhere(finished: Finished, run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Execute the printed lines in ``folder``, on an image that is not resized: they give the student's logits and classes."""
+def predict_elsewhere(finished: Finished, run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Execute the printed lines in ``folder``: they give the student's input, up to one of 256 grey levels, and its logits."""
     report, _, code = finished.out.partition("Elsewhere, in Python:\n\n")
     assert all(len(line) <= 80 for line in (report + code).splitlines() if "/" not in line)
     folder.mkdir()
     monkeypatch.chdir(folder)
-    noise = np.random.default_rng(0).integers(256, size=(size, size, 3), dtype=np.uint8)
-    Image.fromarray(noise).save("image.png")
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(80, 101, 3), dtype=np.uint8)).save("image.png")
     found: dict[str, Any] = {}
     exec(code, found)
     student = open_student(run)
-    expected = student.classifier(student.preprocessing("image.png")[None])
+    images = student.preprocessing("image.png")[None]
+    level = 1 / 255 / min(student.preprocessing.std)
+    torch.testing.assert_close(torch.from_numpy(found["images"]), images, rtol=0, atol=1.01 * level)
+    expected = student.classifier(torch.from_numpy(found["images"]))
     torch.testing.assert_close(torch.as_tensor(found["logits"]), expected, rtol=1e-4, atol=1e-4)
     assert json.loads(found["description"])["classes"] == list(student.classes)
 
@@ -81,12 +83,11 @@ def predict_elsewhere(finished: Finished, run: Path, folder: Path, monkeypatch: 
 def test_the_printed_lines_predict_as_the_student(
     simkd: Path, exported: tuple[Path, Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict_elsewhere(exported[1], simkd, tmp_path / "elsewhere", monkeypatch, size=32)
+    predict_elsewhere(exported[1], simkd, tmp_path / "elsewhere", monkeypatch)
 
 
 SMALL = """
 from torch import nn
-from mdistiller_ext.plugins import load_plugin
 from mdistiller_ext.registry import register_model
 
 @register_model("small", zoo="imagenet")
@@ -115,7 +116,7 @@ def test_the_lines_crop_load_plugins_and_name_features_where_the_run_did(
     run = untrained_run(tmp_path / "run", "small", settings)
     finished = export(run, "--to", "safetensors", "--plugin", plugin)
     assert finished.status == 0, finished.err
-    predict_elsewhere(finished, run, tmp_path / "elsewhere", monkeypatch, size=73)
+    predict_elsewhere(finished, run, tmp_path / "elsewhere", monkeypatch)
 
 
 def embedded(file: Path) -> dict[str, str] | None:
