@@ -51,6 +51,7 @@ def imported(finished: Finished) -> set[str]:
         f"-c '{CONSOLE_SCRIPT}' --help",
         f"-c '{CONSOLE_SCRIPT}' train --help",
         "-m mdistiller_ext.predict --help",
+        "-m mdistiller_ext.export --help",
     ],
 )
 def test_a_command_that_computes_nothing_does_not_import_torch(command: str) -> None:
