@@ -44,6 +44,7 @@ class Pair:
 
     Attributes:
         dataset: name of the data set.
+        classes: number of classes.
         image_size: edge of an image in pixels.
         student: architecture; with the method's name where the method adds layers to it, as SimKD does.
         teacher: architecture; empty without a teacher.
@@ -51,6 +52,7 @@ class Pair:
     """
 
     dataset: str
+    classes: int
     image_size: int
     student: str
     teacher: str
@@ -58,7 +60,8 @@ class Pair:
     teacher_cost: NetworkCost | None
 
     def __str__(self) -> str:
-        return f"{self.teacher + ' → ' if self.teacher else ''}{self.student}, {self.dataset}"
+        networks = f"{self.teacher} → {self.student}" if self.teacher else self.student
+        return f"{networks}, {self.dataset} ({self.image_size}×{self.image_size}, {self.classes} classes)"
 
 
 def find_pair(config: CfgNode, data: dict[str, Any] | None = None) -> Pair | None:
@@ -84,7 +87,7 @@ def find_pair(config: CfgNode, data: dict[str, Any] | None = None) -> Pair | Non
             with_layers = _measure(create_networks(config, data)[0], size)
             if with_layers != student:
                 student, name = with_layers, f"{name} ({settings.TYPE})"
-    return Pair(dataset, size, name, teacher, student, teacher_cost)
+    return Pair(dataset, classes, size, name, teacher, student, teacher_cost)
 
 
 def classes_and_size(config: CfgNode, data: dict[str, Any] | None = None) -> tuple[int, int]:

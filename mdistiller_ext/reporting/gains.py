@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ..errors import CorruptFileError
 from ..network_cost import Pair
-from .drawing import COLUMN, INK, colour, label, log_scale, new_figure
+from .drawing import COLOURS, COLUMN, INK, colour, label, log_scale, new_figure
 from .table import NONE, csv_text, number
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def about(gains: Sequence[Gain]) -> list[str]:
         rounds, where = _each(gain.n for gain in timed), _each(gain.measured_on for gain in timed)
         lines.append(
             f"latency: median [quartiles] over {rounds} rounds, in each of which student and teacher take turns; the ratio is "
-            f"that within a round. Eval mode, torch.inference_mode, images on the device. {where}."
+            f"taken within a round. Eval mode, torch.inference_mode, images on the device. {where}."
         )
     tested = [gain for gain in gains if gain.quantity == "top-1"]
     if tested:
@@ -223,9 +223,14 @@ def draw_gains(gains: Sequence[Gain], width: float = COLUMN) -> Figure | None:
         axes.tick_params(axis="y", length=0)
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], marker="o", linestyle="", markersize=4, color=colour(place)) for place in places.values()]
+    handles = [Line2D([], [], linestyle="", **_dot(place)) for place in places.values()]
     figure.legend(handles, [label(name, 44) for name in places], loc="outside lower center", frameon=False, fontsize="small")
     return figure
+
+
+def _dot(place: int) -> dict[str, Any]:
+    """Look of a pair's dots: another marker for each round of colours."""
+    return {"marker": "os^v"[place // len(COLOURS) % 4], "markersize": 4, "color": colour(place)}
 
 
 def _draw_ratios(axes: Axes, ratios: Sequence[Gain], places: dict[str, int]) -> None:
@@ -239,7 +244,7 @@ def _draw_ratios(axes: Axes, ratios: Sequence[Gain], places: dict[str, int]) -> 
         assert gain.ratio is not None
         place = places[gain.networks]
         row = names.index(gain.name) + ((place + 0.5) / len(places) - 0.5) * 0.8
-        axes.plot([gain.ratio], [row], "o", markersize=4, color=colour(place))
+        axes.plot([gain.ratio], [row], **_dot(place))
         right = gain.ratio
         if gain.ratio_q1 is not None and gain.ratio_q3 is not None:
             axes.plot([gain.ratio_q1, gain.ratio_q3], [row, row], color=colour(place), linewidth=1.5)
@@ -255,17 +260,18 @@ def _draw_accuracies(axes: Axes, accuracies: Sequence[Gain], places: dict[str, i
     rows = list(dict.fromkeys((gain.networks, gain.method) for gain in accuracies))
     for row, (networks, method) in enumerate(rows):
         same = [gain for gain in accuracies if (gain.networks, gain.method) == (networks, method)]
-        own = colour(places[networks])
         values = [gain.student for gain in same]
         teachers = [gain.teacher for gain in same if gain.teacher is not None]
-        axes.plot(values, [row] * len(values), "o", markersize=4, alpha=0.75, color=own)
-        axes.plot([statistics.fmean(values)] * 2, [row - 0.3, row + 0.3], linewidth=2, color=own)
+        axes.plot(values, [row] * len(values), alpha=0.75, linestyle="", **_dot(places[networks]))
+        axes.plot([statistics.fmean(values)] * 2, [row - 0.3, row + 0.3], linewidth=2, color=colour(places[networks]))
         if teachers:
-            axes.plot(teachers, [row] * len(teachers), "D", markersize=5, markerfacecolor="none", color=own)
+            axes.plot(
+                teachers, [row] * len(teachers), "D", markersize=5, markerfacecolor="none", color=colour(places[networks])
+            )
             lost = f"{statistics.fmean(values) - statistics.fmean(teachers):+.1f}"
             axes.text(1.02, row, lost, transform=axes.get_yaxis_transform(), va="center", fontsize="small")
     axes.set_yticks(range(len(rows)), [label(method, 22) for _, method in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("top-1 / %, ◇ teacher")
-    axes.set_title("points", loc="right", fontsize="small", x=1.12)
+    axes.text(1.02, -0.75, "points", transform=axes.get_yaxis_transform(), va="center", fontsize="small")

@@ -57,7 +57,7 @@ def test_a_study_gives_a_table_rows_and_a_picture(measured: Finished, runs: Path
     assert max(map(len, measured.out.split("\n\n" + str(runs))[0].splitlines())) <= 80
     assert names(runs / "compression") == {"compression.csv", "compression.png", "compression.svg"}
     gains = read_gains(runs / GAINS_FILE)
-    pairs = ["resnet8 → resnet14, glyphs", "resnet8 → resnet14 (SIMKD), glyphs"]
+    pairs = ["resnet8 → resnet14, glyphs (32×32, 100 classes)", "resnet8 → resnet14 (SIMKD), glyphs (32×32, 100 classes)"]
     assert sorted({gain.networks for gain in gains}) == sorted(pairs)
     for pair in pairs:  # measured once for all methods and seeds with these networks
         quantities = [gain.name for gain in gains if gain.networks == pair and gain.quantity != "top-1"]
@@ -96,7 +96,7 @@ def test_configurations_are_measured_before_training(tmp_path: Path) -> None:
         rows = {row["quantity"]: row for row in csv.DictReader(lines)}
     assert list(rows) == ["parameters", "FLOPs", "size", "latency", "images/s"]
     assert (rows["parameters"]["teacher"], rows["parameters"]["student"]) == ("278324", "181108")
-    assert rows["latency"]["networks"] == "resnet20 → resnet14, glyphs"
+    assert rows["latency"]["networks"] == "resnet20 → resnet14, glyphs (32×32, 100 classes)"
 
 
 def test_mistakes_are_one_line(runs: Path, tmp_path: Path) -> None:

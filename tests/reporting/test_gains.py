@@ -15,7 +15,7 @@ from mdistiller_ext.reporting.drawing import style, svg_text
 from mdistiller_ext.reporting.gains import Gain, cost_gains, draw_gains, gain_rows, gains_text, read_gains, share_teachers
 
 SMALL, LARGE = NetworkCost(1000, 2_500_000, 4321), NetworkCost(4000, 5_000_000_000, 1_234_567)
-PAIR = Pair("glyphs", 32, "small", "large", SMALL, LARGE)
+PAIR = Pair("glyphs", 100, 32, "small", "large", SMALL, LARGE)
 NAME = "DKD (TEMPERATURE 4.0, WARMUP 20, a_long_name_without_spaces_to_wrap_at_all)"
 MEASURED = {"n": 20, "measured_on": "a CPU, 2 cores"}
 
@@ -78,5 +78,14 @@ def test_the_picture_says_the_ratios_and_the_lost_points() -> None:
         figure = draw_gains(GAINS)
         assert figure is not None
         texts = {element.text for element in xml.etree.ElementTree.fromstring(svg_text(figure)).iter()}
-    assert {"4.00×", "2000×", "286×", "3.09×", "8.00×", "-9.0", "latency, batch 64", str(PAIR)} <= texts
+    assert {
+        "4.00×",
+        "2000×",
+        "286×",
+        "3.09×",
+        "8.00×",
+        "-9.0",
+        "latency, batch 64",
+        "large → small, glyphs (32×32, 100 classes)",
+    } <= texts
     assert draw_gains(cost_gains(dataclasses.replace(PAIR, teacher="", teacher_cost=None))) is None

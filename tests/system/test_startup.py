@@ -46,6 +46,8 @@ def imported(finished: Finished) -> set[str]:
         "-m mdistiller_ext.published --student resnet8x4",
         "-m mdistiller_ext.study --help",
         "-m mdistiller_ext.bridge --help",
+        "-m mdistiller_ext.compression --help",
+        "-m mdistiller_ext.compression --no-such-option",
     ],
 )
 def test_a_command_that_computes_nothing_does_not_import_torch(command: str) -> None:

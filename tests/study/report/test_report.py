@@ -192,7 +192,7 @@ def test_gains_are_costs_and_what_a_folder_holds_of_measurements(tmp_path: Path)
     file.parent.mkdir()
     latency = {"quantity": "latency", "unit": "ms", "batch_size": 1, "teacher": 6.0, "student": 2.0, "ratio": 3.0}
     measured = {"n": 5, "measured_on": "<a CPU>"}
-    others = ["resnet20 → resnet8, glyphs", "networks of other runs"]
+    others = ["resnet20 → resnet8, glyphs (32×32, 100 classes)", "networks of other runs"]
     file.write_text(gains_text(Gain(networks=networks, **latency, **measured) for networks in others), encoding="utf-8")
     table, page = table_and_page()
     assert table.rows[3:] == [["latency, batch 1 / ms", "6.00", "2.00", "3.00"]]
