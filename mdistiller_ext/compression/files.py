@@ -28,7 +28,7 @@ def show(gains: Sequence[Gain]) -> str:
             "simple",
             disable_numparse=True,
             colalign=["left", "right", "right", "right"],
-            maxcolwidths=[_WIDTH - others, None, None, None],
+            maxcolwidths=[max(_WIDTH - others, 12), None, None, None],
         )
         parts += [textwrap.fill(networks, _WIDTH), text]
     return "\n\n".join([*parts, *(textwrap.fill(line, _WIDTH) for line in about(gains))])

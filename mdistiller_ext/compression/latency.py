@@ -59,7 +59,7 @@ class Timing:
             latency = {role: 1e3 * times for role, times in seconds.items()}
             speed = {role: batch_size / times for role, times in seconds.items()}
             about: dict[str, Any] = {"batch_size": batch_size, "n": self.rounds, "measured_on": self.measured_on()}
-            for quantity, unit, values in (("latency", "ms", latency), ("images/s", "1/s", speed)):
+            for quantity, unit, values in (("latency", "ms", latency), ("throughput", "images/s", speed)):
                 yield Gain(networks=networks, quantity=quantity, unit=unit, **about, **_quartiles(values | ratio))
 
     def measured_on(self) -> str:

@@ -49,9 +49,10 @@ def gains_of_runs(
     Raises as :func:`open_runs` and the methods of TrainedRun.
     """
     groups = open_runs(folders, str(timing.device))
-    for run in (run for group in groups for run in group.runs) if settings else ():
-        run.config = load_config(run.folder / "config.yaml", settings)
-        run.config.defrost()
+    if settings:
+        for run in (run for group in groups for run in group.runs):
+            run.config = load_config(run.folder / "config.yaml", settings)
+            run.config.defrost()
     firsts = [group.runs[0] for group in groups]
     own = [_pair(run.config, run.record.data, str(run.folder)) for run in firsts]
     measured: dict[Pair, TrainedRun] = {}

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,9 @@ class Gain:
 
     Attributes:
         networks: as text, see :class:`Pair`.
-        quantity: ``parameters``, ``FLOPs``, ``size``, ``latency``, ``images/s`` or ``top-1``.
+        quantity: ``parameters``, ``FLOPs``, ``size``, ``latency``, ``throughput`` or ``top-1``.
         unit: of the values.
-        batch_size: of latency and images/s.
+        batch_size: of latency and throughput.
         method, seed: of top-1.
         teacher, student: values; the median where it was measured repeatedly. The teacher's is None without one.
         ratio: how many times the student is smaller or faster; of latencies, the median over the rounds. None for top-1.
@@ -129,7 +130,9 @@ def gain_rows(gains: Sequence[Gain]) -> list[list[str]]:
             teacher = _cell(first, first.teacher, first.teacher_q1, first.teacher_q3)
             student = _cell(first, first.student, first.student_q1, first.student_q3)
             ratio = _quartiles(first.ratio, first.ratio_q1, first.ratio_q3)
-            rows.append([f"{name} / ms" if first.unit == "ms" else name, teacher, student, ratio])
+            rows.append(
+                [name if first.batch_size is None else f"batch {first.batch_size}, {first.unit}", teacher, student, ratio]
+            )
     return rows
 
 
@@ -148,10 +151,13 @@ def about(gains: Sequence[Gain]) -> list[str]:
         )
     tested = [gain for gain in gains if gain.quantity == "top-1"]
     if tested:
-        seeds = max(len(list(same)) for _, same in itertools.groupby(tested, key=lambda gain: (gain.networks, gain.method)))
-        means = f" Mean ± standard deviation over up to {seeds} seeds." if seeds > 1 else ""
+        counts = Counter((gain.networks, gain.method) for gain in tested).values()
+        seeds = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else str(max(counts))
+        means = f" Mean ± standard deviation over {seeds} seeds." if max(counts) > 1 else ""
         images, epoch = _each(gain.n for gain in tested), _each(gain.measured_on for gain in tested)
-        lines.append(f"top-1: of student ({epoch}) and teacher on the same {images} test images, both measured here.{means}")
+        lines.append(
+            f"top-1: of student ({epoch}) and teacher on the same {images} test images, both measured in float32.{means}"
+        )
         if "best epoch" in epoch:
             lines.append("The best epoch was chosen on the test images: its top-1 is an overestimate.")
     if any(gain.teacher is None for gain in gains):
@@ -205,7 +211,7 @@ def draw_gains(gains: Sequence[Gain], width: float = COLUMN) -> Figure | None:
     Call it in the context of :func:`drawing.style`.
     """
     places = {networks: place for place, networks in enumerate(dict.fromkeys(gain.networks for gain in gains))}
-    ratios = [gain for gain in gains if gain.ratio is not None and gain.quantity != "images/s"]
+    ratios = [gain for gain in gains if gain.ratio is not None and gain.quantity != "throughput"]
     accuracies = [gain for gain in gains if gain.quantity == "top-1"]
     names = list(dict.fromkeys(gain.name for gain in ratios))
     methods = list(dict.fromkeys((gain.networks, gain.method) for gain in accuracies))

@@ -94,7 +94,7 @@ def test_configurations_are_measured_before_training(tmp_path: Path) -> None:
     assert finished.status == 0, finished.err
     with open(tmp_path / "out" / "compression.csv", encoding="utf-8", newline="") as lines:
         rows = {row["quantity"]: row for row in csv.DictReader(lines)}
-    assert list(rows) == ["parameters", "FLOPs", "size", "latency", "images/s"]
+    assert list(rows) == ["parameters", "FLOPs", "size", "latency", "throughput"]
     assert (rows["parameters"]["teacher"], rows["parameters"]["student"]) == ("278324", "181108")
     assert rows["latency"]["networks"] == "resnet20 → resnet14, glyphs (32×32, 100 classes)"
 

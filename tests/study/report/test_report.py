@@ -195,7 +195,7 @@ def test_gains_are_costs_and_what_a_folder_holds_of_measurements(tmp_path: Path)
     others = ["resnet20 → resnet8, glyphs (32×32, 100 classes)", "networks of other runs"]
     file.write_text(gains_text(Gain(networks=networks, **latency, **measured) for networks in others), encoding="utf-8")
     table, page = table_and_page()
-    assert table.rows[3:] == [["latency, batch 1 / ms", "6.00", "2.00", "3.00"]]
+    assert table.rows[3:] == [["batch 1, ms", "6.00", "2.00", "3.00"]]
     assert "mdistiller_ext.compression" not in table.text
     assert "&lt;a CPU&gt;" in page
     assert page.count("<svg") == pictures + 1
