@@ -130,9 +130,8 @@ def gain_rows(gains: Sequence[Gain]) -> list[list[str]]:
             teacher = _cell(first, first.teacher, first.teacher_q1, first.teacher_q3)
             student = _cell(first, first.student, first.student_q1, first.student_q3)
             ratio = _quartiles(first.ratio, first.ratio_q1, first.ratio_q3)
-            rows.append(
-                [name if first.batch_size is None else f"batch {first.batch_size}, {first.unit}", teacher, student, ratio]
-            )
+            what = name if first.batch_size is None else f"batch {first.batch_size}, {first.unit}"
+            rows.append([what, teacher, student, ratio])
     return rows
 
 
@@ -161,7 +160,7 @@ def about(gains: Sequence[Gain]) -> list[str]:
         if "best epoch" in epoch:
             lines.append("The best epoch was chosen on the test images: its top-1 is an overestimate.")
     if any(gain.teacher is None for gain in gains):
-        lines.append("– : these runs have no teacher (method NONE).")
+        lines.append("–: the run has no teacher (method NONE).")
     return lines
 
 
@@ -199,31 +198,30 @@ def _quartiles(value: float | None, low: float | None, high: float | None) -> st
 
 def _short(value: float) -> str:
     """Three significant digits, or a whole number."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 # ---- picture ------------------------------------------------------------------------------------------------------
 
 
 def draw_gains(gains: Sequence[Gain], width: float = COLUMN) -> Figure | None:
-    """How many times smaller and faster the students are, and their accuracies beside the teachers'; None without both.
+    """How many times smaller and faster the students are, and their accuracies beside the teachers'; None without either.
 
     Call it in the context of :func:`drawing.style`.
     """
     places = {networks: place for place, networks in enumerate(dict.fromkeys(gain.networks for gain in gains))}
     ratios = [gain for gain in gains if gain.ratio is not None and gain.quantity != "throughput"]
     accuracies = [gain for gain in gains if gain.quantity == "top-1"]
-    names = list(dict.fromkeys(gain.name for gain in ratios))
-    methods = list(dict.fromkeys((gain.networks, gain.method) for gain in accuracies))
-    panels = [
-        (part, rows) for part, rows in ((_draw_ratios, len(names) * len(places)), (_draw_accuracies, len(methods))) if rows
-    ]
+    rows = len({gain.name for gain in ratios}) * len(places), len({(gain.networks, gain.method) for gain in accuracies})
+    parts = zip((_draw_ratios, _draw_accuracies), (ratios, accuracies), (0.6 + 0.24 * each for each in rows), strict=True)
+    panels = [part for part in parts if part[1]]
     if not panels:
         return None
-    heights = [0.6 + 0.24 * rows for _, rows in panels]
+    heights = [height for _, _, height in panels]
     figure = new_figure(width, sum(heights) + 0.17 * len(places))
-    for (draw, _), axes in zip(panels, figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0], strict=True):
-        draw(axes, ratios if draw is _draw_ratios else accuracies, places)
+    every_axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for (draw, shown, _), axes in zip(panels, every_axes, strict=True):
+        draw(axes, shown, places)
         axes.grid(axis="x", linewidth=0.5)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
@@ -271,9 +269,7 @@ def _draw_accuracies(axes: Axes, accuracies: Sequence[Gain], places: dict[str, i
         axes.plot(values, [row] * len(values), alpha=0.75, linestyle="", **_dot(places[networks]))
         axes.plot([statistics.fmean(values)] * 2, [row - 0.3, row + 0.3], linewidth=2, color=colour(places[networks]))
         if teachers:
-            axes.plot(
-                teachers, [row] * len(teachers), "D", markersize=5, markerfacecolor="none", color=colour(places[networks])
-            )
+            axes.plot(teachers, [row] * len(teachers), "D", markersize=5, mfc="none", color=colour(places[networks]))
             lost = f"{statistics.fmean(values) - statistics.fmean(teachers):+.1f}"
             axes.text(1.02, row, lost, transform=axes.get_yaxis_transform(), va="center", fontsize="small")
     axes.set_yticks(range(len(rows)), [label(method, 22) for _, method in rows])

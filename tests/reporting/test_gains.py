@@ -34,7 +34,14 @@ def top1(method: str, seed: int, student: float) -> Gain:
     )
 
 
-GAINS = [*cost_gains(PAIR), latency(1, 12.3456, 4.0), latency(64, 98765.4, 12345.6), top1(NAME, 0, 80.0), top1(NAME, 1, 82.0)]
+GAINS = [
+    *cost_gains(PAIR),
+    latency(1, 12.3456, 4.0),
+    latency(64, 98765.4, 12345.6),
+    latency(9, 999.9, 9.999),
+    top1(NAME, 0, 80.0),
+    top1(NAME, 1, 82.0),
+]
 
 
 def test_cells_of_the_table() -> None:
@@ -44,6 +51,7 @@ def test_cells_of_the_table() -> None:
         ["size", "1.23 MB", "4.32 kB", "286"],
         ["batch 1, ms", "12.3 [12.3, 12.3]", "4.00 [4.00, 4.00]", "3.09 [3.09, 3.09]"],
         ["batch 64, ms", "98765 [98765, 98765]", "12346 [12346, 12346]", "8.00 [8.00, 8.00]"],
+        ["batch 9, ms", "1000 [1000, 1000]", "10.0 [10.0, 10.0]", "100 [100, 100]"],
         [f"top-1 %, {NAME}", "90.00", "81.00 ± 1.41", "-9.00 points"],
     ]
 

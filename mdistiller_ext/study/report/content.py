@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,17 +130,17 @@ def _lead(groups: Sequence[Group], baselines: dict[str, Group], metric: str) -> 
 
 def _gains(pairs: Sequence[Pair], folders: Sequence[Path], notes: list[str]) -> list[Gain]:
     """Costs of each pair, and what the folders hold of measurements of it; adds a note for a file that cannot be read."""
-    measured: list[Gain] = []
+    measured: dict[str, list[Gain]] = {}
     for file in (folder / GAINS_FILE for folder in folders):
         try:
-            measured += read_gains(file) if file.is_file() else []
+            rows = read_gains(file) if file.is_file() else []
         except CorruptFileError as error:
             notes.append(str(error))
-    gains = []
-    for pair in dict.fromkeys(share_teachers(pairs)):
-        gains += cost_gains(pair)
-        gains += [gain for gain in measured if gain.networks == str(pair) and gain.measured_on]
-    return gains
+            continue
+        for networks, same in itertools.groupby(rows, key=lambda gain: gain.networks):
+            measured.setdefault(networks, [gain for gain in same if gain.measured_on])
+    shown = dict.fromkeys(share_teachers(pairs))
+    return [gain for pair in shown for gain in (*cost_gains(pair), *measured.get(str(pair), ()))]
 
 
 def _missing(groups: Sequence[Group], ungrouped: Sequence[Run]) -> list[str]:
