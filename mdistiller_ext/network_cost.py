@@ -48,7 +48,7 @@ class Pair:
         image_size: edge of an image in pixels.
         student: architecture; with the method's name where the method adds layers to it, as SimKD does.
         teacher: architecture; empty without a teacher.
-        teacher_cost: None without a teacher.
+        teacher_cost: None without a teacher, or for one that is not known.
     """
 
     dataset: str
@@ -65,7 +65,7 @@ class Pair:
 
 
 def find_pair(config: CfgNode, data: dict[str, Any] | None = None) -> Pair | None:
-    """The networks of a run and their costs; None for a data set or a network that is not known.
+    """The networks of a run and their costs; None for a data set or a student that is not known.
 
     A method that is not known, or cannot be built, counts as one that adds no layers to the student.
 
@@ -80,7 +80,7 @@ def find_pair(config: CfgNode, data: dict[str, Any] | None = None) -> Pair | Non
     student, name = _cost(settings.STUDENT, dataset, classes, size), settings.STUDENT
     teacher = settings.TEACHER if method is None or method.needs_teacher else ""
     teacher_cost = _cost(teacher, dataset, classes, size) if teacher else None
-    if student is None or (teacher and teacher_cost is None):
+    if student is None:
         return None
     if method is not None and method.setup is not Distiller.setup:  # which may add layers to the student
         with contextlib.suppress(UserError, RuntimeError):
@@ -122,12 +122,11 @@ def create_networks(config: CfgNode, data: dict[str, Any] | None = None) -> tupl
 
 @functools.cache
 def _cost(name: str, dataset: str, classes: int, size: int) -> NetworkCost | None:
-    """Cost of an architecture; None for one that is not known, or that needs values to be built."""
-    try:
-        with torch.device("meta"):  # shapes only
+    """Cost of an architecture; None for one that is not known."""
+    for device in ("meta", "cpu"):  # meta: shapes only, which is not enough for some networks of plug-ins
+        with contextlib.suppress(UserError, RuntimeError), torch.device(device):
             return _measure(create_model(name, dataset=dataset, num_classes=classes, image_size=size), size)
-    except (UserError, RuntimeError):
-        return None
+    return None
 
 
 def _measure(network: nn.Module, size: int) -> NetworkCost:

@@ -6,9 +6,10 @@ import io
 
 import pytest
 import torch
+from torch import nn
 
 from mdistiller_ext.config import load_config
-from mdistiller_ext.models import create_model
+from mdistiller_ext.models import create_model, register_model
 from mdistiller_ext.network_cost import NetworkCost, Pair, create_networks, find_pair
 from tests.support.studies import COMMON, DATA
 
@@ -58,9 +59,26 @@ def test_layers_of_a_method_that_are_not_deployed_do_not_count(method: str) -> N
     assert pair(*COMMON, "DISTILLER.TYPE", method) == pair(*COMMON, "DISTILLER.TYPE", "KD")
 
 
+@pytest.mark.usefixtures("forget_plugins")
+def test_a_network_that_reads_its_values_has_a_cost() -> None:
+    @register_model("reads_values", zoo="cifar100")
+    def reads_values(num_classes: int) -> nn.Module:
+        network = create_model("resnet8", dataset="glyphs", num_classes=num_classes)
+        assert next(network.parameters()).sum().item() != 0  # raises on the device meta
+        return network
+
+    assert student_cost("DATASET.TYPE", "glyphs", "DISTILLER.STUDENT", "reads_values") == student_cost(
+        "DATASET.TYPE", "glyphs", "DISTILLER.STUDENT", "resnet8"
+    )
+
+
 def test_an_unknown_network_or_data_set_has_no_cost() -> None:
-    config = load_config(None, ["DATASET.TYPE", "glyphs"]).clone()
+    config = load_config(None, [*COMMON, "DISTILLER.TYPE", "KD"]).clone()
     config.defrost()
+    config.DISTILLER.TEACHER = "of_a_plugin"
+    found = find_pair(config)
+    assert found is not None
+    assert (found.student_cost.parameters, found.teacher_cost) == (83892, None)
     config.DISTILLER.STUDENT = "of_a_plugin"
     assert find_pair(config) is None
     config.DATASET.TYPE = "of_a_plugin"

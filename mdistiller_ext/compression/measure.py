@@ -102,7 +102,7 @@ def _accuracies(
 
 def _pair(config: CfgNode, data: dict[str, Any] | None, where: str) -> Pair:
     pair = find_pair(config, data)
-    if pair is None:
+    if pair is None or (pair.teacher and pair.teacher_cost is None):
         names = listing([config.DISTILLER.STUDENT, config.DISTILLER.TEACHER])
         raise ConfigError(
             f"{where}: {names} on {config.DATASET.TYPE} cannot be built from the settings; is a --plugin missing?"

@@ -160,7 +160,7 @@ def about(gains: Sequence[Gain]) -> list[str]:
         if "best epoch" in epoch:
             lines.append("The best epoch was chosen on the test images: its top-1 is an overestimate.")
     if any(gain.teacher is None for gain in gains):
-        lines.append("–: the run has no teacher (method NONE).")
+        lines.append("–: the run has no teacher (method NONE), or one that is not known here.")
     return lines
 
 
