@@ -52,6 +52,8 @@ def imported(finished: Finished) -> set[str]:
         f"-c '{CONSOLE_SCRIPT}' train --help",
         "-m mdistiller_ext.predict --help",
         "-m mdistiller_ext.export --help",
+        "-m mdistiller_ext.compression --help",
+        "-m mdistiller_ext.compression --no-such-option",
     ],
 )
 def test_a_command_that_computes_nothing_does_not_import_torch(command: str) -> None:
