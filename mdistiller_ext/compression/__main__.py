@@ -1,8 +1,10 @@
-"""Compare students with their teachers: top-1, parameters, FLOPs, size on disk, latency::
+"""Compare students with their teachers: top-1, parameters, FLOPs, size, latency::
 
 python -m mdistiller_ext.compression output/kd,res20,res8
-python -m mdistiller_ext.compression output/my_study --rounds 50 --batch-sizes 1 64 256
-python -m mdistiller_ext.compression --cfg configs/cifar100/kd/res32x4_res8x4.yaml     # before training
+python -m mdistiller_ext.compression output/my_study --batch-sizes 1 64 256
+python -m mdistiller_ext.compression --cfg configs/glyphs/kd/res20_res8.yaml
+
+With --cfg, networks have random weights, and there is no accuracy.
 """
 
 from __future__ import annotations

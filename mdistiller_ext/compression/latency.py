@@ -63,10 +63,11 @@ class Timing:
                 yield Gain(networks=networks, quantity=quantity, unit=unit, **about, **_quartiles(values | ratio))
 
     def measured_on(self) -> str:
-        """Hardware, threads, version, and how the networks run, in words."""
+        """Device, hardware, threads, version, and how the networks run, in words."""
+        found = hardware_text(hardware(self.device))
         memory = "channels-last" if self.channels_last else "contiguous"
         folded = "folded" if self.fold else "not folded"
-        return f"{hardware_text(hardware(self.device))}, torch {torch.__version__}, float32, {memory}, batch norm {folded}"
+        return f"{self.device.type}: {found}, torch {torch.__version__}, float32, {memory}, batch norm {folded}"
 
     def _ready(self, model: nn.Module, images: Tensor) -> nn.Module:
         """A network as it is measured. Raises ConfigError for a network that cannot be folded, or that rejects the images."""

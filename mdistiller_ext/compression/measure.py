@@ -11,7 +11,6 @@ from yacs.config import CfgNode
 
 from ..analyze.runs import RunGroup, TrainedRun, open_runs
 from ..config import load_config
-from ..errors import ConfigError, listing
 from ..evaluate import evaluate
 from ..network_cost import Pair, create_networks, find_pair
 from ..reporting.gains import Gain, cost_gains, share_teachers
@@ -25,7 +24,7 @@ def gains_of_configs(files: Sequence[str], settings: Sequence[str], timing: Timi
         settings: over those of the files, ``KEY, VALUE, ...``.
     """
     configs = [load_config(file, settings) for file in files]
-    pairs = [_pair(config, None, file) for config, file in zip(configs, files, strict=True)]
+    pairs = [_pair(config, None) for config in configs]
     gains = []
     for pair, config in dict(zip(pairs, configs, strict=True)).items():
         networks = create_networks(config)
@@ -54,7 +53,7 @@ def gains_of_runs(
             run.config = load_config(run.folder / "config.yaml", settings)
             run.config.defrost()
     firsts = [group.runs[0] for group in groups]
-    own = [_pair(run.config, run.record.data, str(run.folder)) for run in firsts]
+    own = [_pair(run.config, run.record.data) for run in firsts]
     measured: dict[Pair, TrainedRun] = {}
     members: dict[Pair, list[RunGroup]] = {}
     for pair, shared, run, group in zip(own, share_teachers(own), firsts, groups, strict=True):
@@ -100,13 +99,11 @@ def _accuracies(
     return gains
 
 
-def _pair(config: CfgNode, data: dict[str, Any] | None, where: str) -> Pair:
+def _pair(config: CfgNode, data: dict[str, Any] | None) -> Pair:
     pair = find_pair(config, data)
     if pair is None or (pair.teacher and pair.teacher_cost is None):
-        names = listing([config.DISTILLER.STUDENT, config.DISTILLER.TEACHER])
-        raise ConfigError(
-            f"{where}: {names} on {config.DATASET.TYPE} cannot be built from the settings; is a --plugin missing?"
-        )
+        create_networks(config, data)  # raises the reason, such as an unknown name
+    assert pair is not None
     return pair
 
 

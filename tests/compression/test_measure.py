@@ -103,6 +103,7 @@ def test_mistakes_are_one_line(runs: Path, tmp_path: Path) -> None:
     assert_one_line_error(compression(), "name run folders, or configurations by --cfg")
     assert_one_line_error(compression(tmp_path / "none"), "no such folder")
     assert_one_line_error(compression(runs / "kd0", "--batch-sizes", 0), "--batch-sizes must be at least 1")
+    assert_one_line_error(compression("--cfg", CONFIG, "--set", "DISTILLER.STUDENT", "resnet9"), "unknown model 'resnet9'")
     missing = ["--set", "DISTILLER.TEACHER_CKPT", tmp_path / "gone.pth", "--out", tmp_path]
     assert_one_line_error(compression(runs / "kd0", *missing), "no checkpoint of teacher 'resnet8'", "gone.pth", "To train it")
     assert not list(tmp_path.glob("compression.*"))
