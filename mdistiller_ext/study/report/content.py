@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import CorruptFileError, from_here, python_command
+from ...errors import CorruptFileError, from_here
 from ...network_cost import Pair, find_pair
+from ...project import python_command
 from ...published import method_name
 from ...reporting.gains import GAINS_FILE, Gain, cost_gains, read_gains, share_teachers
 from ...reporting.groups import METRICS, Group, choose_baselines, make_groups
