@@ -20,8 +20,6 @@ import pytest
 import mdistiller_ext
 from tests.support.programs import ROOT
 
-pytest.importorskip("mkdocs", reason="make docs installs it")
-
 
 def public_modules() -> Iterator[ModuleType]:
     """All modules without a leading underscore in a part of their names."""
