@@ -38,11 +38,15 @@ bench: $(VENV)/installed  ## the speed claims, measured on this machine's CPU (u
 	$(PY) -m benchmarks.image_files --images 128 --rounds 3
 	$(PY) -m benchmarks.startup --rounds 3
 
+docs: $(VENV)/installed-dev  ## the documentation as a site that works offline, in site/
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo "open site/index.html in a browser"
+
 build: $(VENV)/installed-dev  ## wheel and sdist, in dist/
 	$(PY) -m build --no-isolation
 
 clean:  ## remove the environment and caches; runs and data stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
@@ -54,4 +58,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help quickstart compare test soak check format bench build clean
+.PHONY: help quickstart compare test soak check format bench docs build clean

@@ -22,6 +22,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog and as_started(prog), description=description and as_started(description), **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but a value ``--``, which argparse drops, is an error."""
         words = sys.argv[1:] if args is None else list(args)
         for word in words:
             if re.fullmatch(r"-\w--|--?[\w-]+=--", word):  # argparse drops that value and returns an empty list (Python 3.11)
@@ -29,6 +30,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
+        """Raise ConfigError, where argparse prints the usage and exits."""
         raise ConfigError(f"{message}; {self.prog} --help lists the options")
 
 

@@ -154,8 +154,11 @@ MODELS = Registry("model", "mdistiller_ext.models", _name_in_zoo)
 DATASETS = Registry("data set", "mdistiller_ext.data")
 
 register_distiller = DISTILLERS.register
+"""Decorator that registers a subclass of Distiller: ``@register_distiller("NAME")`` makes it ``DISTILLER.TYPE NAME``"""
 register_trainer = TRAINERS.register
+"""Decorator that registers a subclass of BaseTrainer, for ``SOLVER.TRAINER``"""
 register_dataset = DATASETS.register
+"""Decorator that registers a subclass of InMemoryDataset or ImageFolderDataset, for ``DATASET.TYPE``"""
 
 
 def register_model(name: str, *, zoo: str = "cifar100") -> Callable[[Entry], Entry]:

@@ -124,12 +124,14 @@ class CachedTeacherLoader:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """``(3, H, W)`` of an image."""
         return self.loader.image_shape
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """As the loader's."""
         self.loader.set_epoch(epoch, first_batch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:

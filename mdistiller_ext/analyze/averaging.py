@@ -98,6 +98,7 @@ class Averages:
         return float(np.mean([-min(each) for each in self.excesses.values()]))
 
     def average_top1(self, count: int) -> float:
+        """Accuracy of the average of the last ``count`` students, in percent."""
         return self.averages[count]["top1"]
 
     def single_top1(self, count: int) -> float:
@@ -105,6 +106,7 @@ class Averages:
         return float(np.mean([values["top1"] for values in list(self.singles.values())[-count:]]))
 
     def rows(self, method: str) -> Iterator[Row]:
+        """Rows of the CSV file, with the method's name."""
         about, end = {"method": method, "seed": self.seed}, max(self.singles)
         for count, values in self.averages.items():
             yield about | {"what": "average", "epoch": end, "students": count} | values

@@ -60,6 +60,7 @@ class Place(NamedTuple):
 
     @property
     def direction(self) -> str:
+        """Its direction in the CSV file: ``1``, or ``1x2`` for a point of a plane."""
         return f"{self.first + 1}" if self.second is None else f"{self.first + 1}x{self.second + 1}"
 
 

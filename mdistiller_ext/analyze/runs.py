@@ -63,6 +63,7 @@ class TrainedRun:
 
     @property
     def seed(self) -> int:
+        """``EXPERIMENT.SEED``."""
         return self.record.seed
 
     @property
@@ -72,6 +73,7 @@ class TrainedRun:
 
     @property
     def has_teacher(self) -> bool:
+        """Whether its method has a teacher."""
         return bool(DISTILLERS.get(self.config.DISTILLER.TYPE).needs_teacher)
 
     def kept_epochs(self) -> list[int]:

@@ -125,6 +125,7 @@ class Adapter(nn.Module):
             self.progress = Progress(1, self.cfg.SOLVER.EPOCHS, device)
 
     def get_learnable_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the student and of the method's own layers, which are built first."""
         self.prepare()
         return list(self.distiller.learnable_parameters())
 
@@ -173,6 +174,7 @@ class Adapter(nn.Module):
         return student.logits, {name: torch.stack(values).sum() for name, values in parts.items() if values}
 
     def forward_test(self, image: Tensor) -> Tensor:
+        """The student's logits ``[N, C]``, as upstream's ``forward_test``."""
         logits: Tensor = self.distiller.student(image)[0]
         return logits
 

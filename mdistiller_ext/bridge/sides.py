@@ -39,6 +39,7 @@ class Batches:
         self.contrast: list[Tensor] = []
 
     def draw_contrast(self, cfg: CfgNode) -> None:
+        """Draw the positives and negatives of CRD for every batch, by the checkout's settings."""
         drawn = ContrastiveIndex(self.labels, cfg.CRD.NCE.K, cfg.CRD.MODE)
         self.contrast = [drawn.draw(index, labels) for _, labels, index in self.batches]
 

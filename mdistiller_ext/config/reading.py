@@ -112,6 +112,7 @@ class StrictLoader(yaml.SafeLoader):
     merged = 0  # entries of mappings, each counted as often as it is merged into one
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """As yaml's; raises ComposerError for a key that stands twice or is very long."""
         node = super().compose_mapping_node(anchor)
         names = set()
         for key, _ in node.value:
@@ -124,6 +125,7 @@ class StrictLoader(yaml.SafeLoader):
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """As yaml's; raises ConstructorError if merges make too many settings."""
         super().flatten_mapping(node)
         self.merged += len(node.value)
         if self.merged > _MAX_SETTINGS:

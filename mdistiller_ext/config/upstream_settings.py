@@ -47,6 +47,7 @@ class Translation(NamedTuple):
 
 
 def unchanged(name: str, value: Any, context: Context) -> Translation:
+    """Take a setting over as it is."""
     return Translation({name: value})
 
 
@@ -152,6 +153,7 @@ def _logit_stand(name: str, value: Any, context: Context) -> Translation:
 
 
 def aug_teacher(name: str, value: Any, context: Context) -> Translation:
+    """GDKD's flag: the path of the augmented teacher."""
     model, checkpoint = context["DISTILLER.TEACHER"], "DISTILLER.TEACHER_CKPT"
     path = AUG_TEACHERS.get(context["DATASET.TYPE"], "").format(model=model, lower=model.lower())
     if not _flag(name, value):  # undoes the flag of a file that these settings are merged over

@@ -34,7 +34,8 @@ class EnumerableAugment(Protocol):
     """
 
     @property
-    def views(self) -> int: ...
+    def views(self) -> int:
+        """Number of views of an image."""
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
 
@@ -58,18 +59,21 @@ class RandomCrop:
 
     @property
     def views(self) -> int:
+        """Number of views of an image: positions of the window, twice as many with flips."""
         return (2 * self.padding + 1) ** 2 * (1 + self.flip)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return self.apply(images, self.draw(images, generator))
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a view for each image, int64 ``[B]``."""
         positions = 2 * self.padding + 1
         top, left = torch.randint(positions, (2, len(images)), generator=generator, device=images.device)
         view = top * positions + left
         return view * 2 + _random_flips(images, generator) if self.flip else view
 
     def apply(self, images: Tensor, view: Tensor) -> Tensor:
+        """The given view (int64 ``[B]``) of each image, uint8 ``[B, C, H, W]``."""
         positions = 2 * self.padding + 1
         flip = view % 2 == 1 if self.flip else torch.zeros_like(view, dtype=torch.bool)
         window = view // 2 if self.flip else view
@@ -91,9 +95,11 @@ class Unchanged:
         return images
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """View 0 for each image, int64 ``[B]``."""
         return torch.zeros(len(images), dtype=torch.long, device=images.device)
 
     def apply(self, images: Tensor, view: Tensor) -> Tensor:
+        """The images themselves."""
         return images
 
 

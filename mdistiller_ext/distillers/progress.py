@@ -20,10 +20,12 @@ class Progress:
         self.epochs = epochs
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, 1-based, in place."""
         self.epoch.fill_(epoch)
 
     @property
     def fraction(self) -> Tensor:
+        """``epoch / epochs``, a 0-d tensor in (0, 1]."""
         return self.epoch / self.epochs
 
 

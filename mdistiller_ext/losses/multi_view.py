@@ -76,15 +76,13 @@ def mlkd_parts(
     The instance level is KD's loss, the levels of the batch and of the classes are :func:`gram_losses`; T is in turn
     ``temperature``, 3, 5, 2 and 6.
 
-    ============  ==========================================================  =================================
-    rule          instance level                                              batch and class level
-    ============  ==========================================================  =================================
-    ``official``  ``m`` KL of the weak view at all T; KL of the strong view   ``m`` batch and ``m_c`` class of
-                  at the first three T and of the weak view at the others     the weak view
-    ``paper``     KL of both views at all T                                   batch and class of both views
-    ``deepkd``    ``m`` KL of the weak view and KL of the strong view at      as ``official``
-                  all T, their non-target parts without the factor 1 - p_t
-    ============  ==========================================================  =================================
+    By ``rule``, of the instance level, and of the batch and class level:
+
+    - ``official``: m KL of the weak view at all T, KL of the strong view at the first three T and of the weak view at the
+      others; m batch and m_c class of the weak view.
+    - ``paper``: KL of both views at all T; batch and class of both views.
+    - ``deepkd``: m KL of the weak view and KL of the strong view at all T, their non-target parts without the factor 1 - p_t;
+      batch and class as ``official``.
 
     ``official`` is what the authors' code computes, and so the published numbers. There, m is the share of samples whose
     largest teacher probability is at most the batch's median, and m_c the share of classes whose summed probability is at most

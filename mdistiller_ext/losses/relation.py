@@ -74,13 +74,11 @@ def prkd_parts(
 
     With ``T(e) = T - (T - T_final) * fraction``, :func:`kd_loss` KL and the correlation loss Cor, the latter always at T:
 
-    ==========  =============================================
-    variant     sum of both
-    ==========  =============================================
-    ``prkd_a``  ``KL(T(e))``
-    ``prkd_b``  ``(1 - fraction) * KL(T) + fraction * Cor``
-    ``prkd``    ``(1 - fraction) * KL(T(e)) + fraction * Cor``
-    ==========  =============================================
+    | variant    | sum of both                                    |
+    |------------|------------------------------------------------|
+    | ``prkd_a`` | ``KL(T(e))``                                   |
+    | ``prkd_b`` | ``(1 - fraction) * KL(T) + fraction * Cor``    |
+    | ``prkd``   | ``(1 - fraction) * KL(T(e)) + fraction * Cor`` |
 
     The text of the paper was not available; what it leaves open is an argument (``correlation``, ``t_squared``).
 

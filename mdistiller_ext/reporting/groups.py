@@ -38,10 +38,12 @@ class Group:
 
     @property
     def config(self) -> Any:
+        """Settings of its first run."""
         return self.runs[0].config
 
     @property
     def finished(self) -> list[Run]:
+        """Its finished runs."""
         return [run for run in self.runs if run.finished]
 
     @property
@@ -51,10 +53,12 @@ class Group:
 
     @property
     def dataset(self) -> str:
+        """``DATASET.TYPE``."""
         return str(self.config.DATASET.TYPE)
 
     @property
     def student(self) -> str:
+        """Network of the student."""
         return str(self.config.DISTILLER.STUDENT)
 
     @property

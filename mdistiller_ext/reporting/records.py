@@ -57,10 +57,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether it has a ``summary.json``."""
         return self.state == "finished"
 
     @property
     def seed(self) -> int:
+        """``EXPERIMENT.SEED``; 0 where the settings cannot be read."""
         return int(self.config.EXPERIMENT.SEED) if self.config is not None else 0
 
     @property

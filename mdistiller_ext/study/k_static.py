@@ -106,6 +106,7 @@ def k_grid(classes: int, asked: Sequence[int] = ()) -> list[int]:
 
 
 def k_of(config: CfgNode) -> int:
+    """K of a run, in classes: ``DEEPKD.K_STATIC``."""
     return int(config.DEEPKD.K_STATIC)
 
 
@@ -140,6 +141,7 @@ class Choice:
     left_out: tuple[int, ...]
 
     def mean(self, k: int) -> float:
+        """Mean accuracy of a K over the seeds, in percent."""
         return statistics.fmean(self.accuracies[k].values())
 
     def std(self, k: int) -> float | None:

@@ -41,6 +41,7 @@ class Phases:
     ends: tuple[int, int]
 
     def phase(self, epoch: int) -> str:
+        """Phase of an epoch: ``easy``, ``transition`` or ``hard``."""
         return ("easy", "transition", "hard")[sum(epoch > end for end in self.ends)]
 
 

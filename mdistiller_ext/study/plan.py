@@ -51,14 +51,17 @@ class PlannedRun:
 
     @property
     def folder(self) -> Path:
+        """Its run folder."""
         return run_folder(self.config)
 
     @property
     def name(self) -> str:
+        """Name of its run folder."""
         return self.folder.name
 
     @property
     def epochs(self) -> int:
+        """``SOLVER.EPOCHS``."""
         return int(self.config.SOLVER.EPOCHS)
 
     def __str__(self) -> str:

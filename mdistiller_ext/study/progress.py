@@ -40,6 +40,7 @@ class Progress:
             self.print(f"{entry.state:<8}  {describe(entry, self.record)}")
 
     def print(self, line: str) -> None:
+        """Print a line."""
         print(line, flush=True)
 
     def _changed(self) -> Iterator[Entry]:

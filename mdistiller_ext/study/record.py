@@ -78,6 +78,7 @@ class Record:
         return self.study.folder / "logs" / f"{name}.log"
 
     def is_finished(self, name: str) -> bool:
+        """Whether the run of this name has a ``summary.json``."""
         return (self.study.folder / name / "summary.json").is_file()
 
     def test_top1(self, name: str) -> list[float]:

@@ -21,13 +21,26 @@ class Executor(Protocol):
     interval: float
 
     @property
-    def active(self) -> bool: ...
-    def attach(self, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]: ...
-    def start(self, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]: ...
-    def ended(self) -> Iterator[tuple[str, str, str | None]]: ...
-    def stop(self) -> None: ...
-    def kill(self) -> None: ...
-    def left(self) -> str: ...
+    def active(self) -> bool:
+        """Whether runs are being executed."""
+
+    def attach(self, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]:
+        """Take over those runs whose processes an earlier call has left; yields them."""
+
+    def start(self, runs: Sequence[PlannedRun]) -> Iterator[PlannedRun]:
+        """Start as many of these runs as there are resources for; yields them."""
+
+    def ended(self) -> Iterator[tuple[str, str, str | None]]:
+        """Name, state and error of the runs that have ended since the last call."""
+
+    def stop(self) -> None:
+        """Let the runs save and stop, where the executor runs them itself."""
+
+    def kill(self) -> None:
+        """Kill the runs."""
+
+    def left(self) -> str:
+        """What the user is told about runs that go on without the study; empty if none do."""
 
 
 def run_study(record: Record, executor: Executor, progress: Progress) -> None:

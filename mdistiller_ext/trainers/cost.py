@@ -49,9 +49,11 @@ class Cost:
         return found | ({"peak_memory_mib": round(self.peak, 1)} if self.peak is not None else {})
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
         return {"speeds": self.speeds, "peak": self.peak}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Load the result of :meth:`state_dict`."""
         self.speeds, self.peak = saved["speeds"], saved["peak"]
 
 

@@ -25,20 +25,23 @@ class Loader(Protocol):
     labels: Tensor
 
     @property
-    def image_shape(self) -> tuple[int, int, int]: ...
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(3, H, W)`` of an image."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]: ...
 
-    def set_epoch(self, epoch: int, first_batch: int = 0) -> None: ...
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the epoch, which determines the batches, and the first batch to yield."""
 
 
 @runtime_checkable
 class Closing(Protocol):
     """A dataloader with worker processes to end."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the worker processes."""
 
 
 @dataclass(frozen=True)

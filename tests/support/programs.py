@@ -30,17 +30,23 @@ class Finished:
 
 def run_program(program: str, *arguments: Any) -> Finished:
     """``train.py`` or ``eval.py`` in this process, from the repository's root; Ctrl-C is status 130, as in a shell."""
+    folder = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        return run_main(program_main(program), program, *arguments)
+    finally:
+        os.chdir(folder)
+
+
+def program_main(program: str) -> Callable[[], None]:
+    """``main`` of ``train.py`` or ``eval.py``."""
     spec = importlib.util.spec_from_file_location(f"program_{program[:-3]}", ROOT / program)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    folder = Path.cwd()
-    os.chdir(ROOT)
-    try:
-        return run_main(module.main, program, *arguments)
-    finally:
-        os.chdir(folder)
+    main: Callable[[], None] = module.main
+    return main
 
 
 def run_main(main: Callable[[], None], *words: Any) -> Finished:

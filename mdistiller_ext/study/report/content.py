@@ -48,6 +48,7 @@ class Report:
 
     @property
     def groups(self) -> list[Group]:
+        """The methods, in the order of the report."""
         return [each.group for each in self.comparisons]
 
     def run_rows(self) -> list[Row]:

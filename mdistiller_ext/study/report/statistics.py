@@ -31,6 +31,7 @@ class Sample:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Sample:
+        """Mean and standard deviation of these values."""
         n = len(values)
         return cls(n, float(np.mean(values)) if n else None, float(np.std(values, ddof=1)) if n > 1 else None)
 

@@ -34,6 +34,7 @@ def spread(values: Iterable[float]) -> str:
 
 
 def interval(bounds: Interval | None) -> str:
+    """``+0.68 to +3.07``, or a dash where there is none."""
     return NONE if bounds is None else f"{bounds[0]:+.2f} to {bounds[1]:+.2f}"
 
 
