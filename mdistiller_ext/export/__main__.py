@@ -1,7 +1,7 @@
-"""Export the student of a run for use elsewhere, and check that the file predicts as the student does::
+"""Export the student of a run, and check that the file predicts as it does::
 
-python -m mdistiller_ext.export output/glyphs/deepkd,res20,res8
-python -m mdistiller_ext.export output/glyphs/deepkd,res20,res8 --to safetensors --out deployed
+python -m mdistiller_ext.export output/glyphs/kd,res20,res8
+python -m mdistiller_ext.export RUN --to safetensors --out deployed
 python -m mdistiller_ext.export --check deployed/student.safetensors
 """
 
@@ -22,7 +22,7 @@ def main() -> None:
         prog="python -m mdistiller_ext.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", metavar="RUN", nargs="?", help="run folder (its student_best), or a file student_... in it")
-    parser.add_argument("--to", choices=FORMATS, default="onnx", help="format (default: onnx)")
+    parser.add_argument("--to", metavar="FORMAT", default="onnx", help=f"{', '.join(FORMATS)} (default: onnx)")
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="folder of the files; by default RUN/export")
     parser.add_argument("--image-size", metavar="N", type=int, help="edge of the images in pixels; by default that of the run")
     parser.add_argument(
@@ -55,10 +55,8 @@ def export(arguments: argparse.Namespace) -> None:
     )
     about = exported.description
     size = about["input"]["shape"][2]
-    print(
-        f"{about['architecture']} ({about['weights']['file']}): {len(about['classes'])} classes of {about['dataset']}, "
-        f"images of {size}x{size}"
-    )
+    print(f"{about['architecture']} ({about['weights']['file']}) as {about['format']}")
+    print(f"{len(about['classes'])} classes of {about['dataset']}, images of {size}x{size}")
     for file in (exported.file, beside(exported.file)):
         print(f"{file.stat().st_size / 1000:10,.1f} kB  {from_here(file)}")
     *first, last = BATCHES

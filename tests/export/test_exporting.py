@@ -199,6 +199,7 @@ def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ([run, "--image-size", 0], "must be at least 1 pixel"),
         ([run, "--to", "safetensors", "--opset", 18], "--opset is a setting of --to onnx"),
         ([tmp_path, "--to", "state_dict"], "no run in"),
+        ([run, "--to", "state-dict"], "unknown format 'state-dict'; did you mean 'state_dict'? Known: onnx, "),
         ([], "name a RUN"),
     ]:
         finished = export(*words)
