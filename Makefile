@@ -38,6 +38,9 @@ bench: $(VENV)/installed  ## the speed claims, measured on this machine's CPU (u
 	$(PY) -m benchmarks.image_files --images 128 --rounds 3
 	$(PY) -m benchmarks.startup --rounds 3
 
+build: $(VENV)/installed-dev  ## wheel and sdist, in dist/
+	$(PY) -m build --no-isolation
+
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 
@@ -51,4 +54,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help quickstart compare test soak check format bench clean
+.PHONY: help quickstart compare test soak check format bench build clean

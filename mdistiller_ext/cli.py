@@ -45,30 +45,29 @@ def _run() -> None:
     known = commands()
     _note_on_another_copy()
     if name.startswith("-"):
-        width = max(map(len, known))
-        table = [
-            textwrap.fill(f"  {each:{width}}  {about}", 79, subsequent_indent=" " * (width + 4))
-            for each, (_, about) in known.items()
-        ]
-        parser = Parser(
-            prog=SCRIPT,
-            usage=f"{SCRIPT} [-h] [--version] COMMAND [ARGUMENTS]",
-            description=(mdistiller_ext.__doc__ or "").partition("\n")[0],
-            epilog="\n".join(["commands:", *table, "", f"{SCRIPT} COMMAND --help describes a command."]),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument(
-            "--version",
-            action="version",
-            version=f"{SCRIPT} {_COPY}",
-            help="print the version, and the folder that it runs from",
-        )
-        parser.parse_args([name])
+        _parser({command: about for command, (_, about) in known.items()}).parse_args([name])
     elif name not in known:
         raise UnknownNameError(f"unknown command '{name}'{did_you_mean(name, known) or '.'} Known: {', '.join(known)}")
     else:
         sys.argv = [f"{SCRIPT} {name}", *words]
         importlib.import_module(known[name][0]).main()
+
+
+def _parser(described: dict[str, str]) -> Parser:
+    """Parser of the options before a command; its help lists the commands."""
+    width = max(map(len, described))
+    lines = [f"  {name:{width}}  {about}" for name, about in described.items()]
+    table = [textwrap.fill(line, 79, subsequent_indent=" " * (width + 4)) for line in lines]
+    parser = Parser(
+        prog=SCRIPT,
+        usage=f"{SCRIPT} [-h] [--version] COMMAND [ARGUMENTS]",
+        description=(mdistiller_ext.__doc__ or "").partition("\n")[0],
+        epilog="\n".join(["commands:", *table, "", f"{SCRIPT} COMMAND --help describes a command."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    meaning = "print the version, and the folder that it runs from"
+    parser.add_argument("--version", action="version", version=f"{SCRIPT} {_COPY}", help=meaning)
+    return parser
 
 
 def _note_on_another_copy() -> None:

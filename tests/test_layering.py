@@ -72,7 +72,7 @@ ONLY = {
     "run": {"errors", "naming", "distributed", "checkpoint", "data", "trainers", "config"},
     "weight_files": {"errors", "project", "registry", "fetch", "models", "config"},
     "deployment": {"errors", "checkpoint", "models", "data", "weights", "config"},
-    "reporting": {"errors", "naming", "checkpoint", "data", "config", "published"},
+    "reporting": {"errors", "project", "naming", "checkpoint", "data", "config", "published"},
     "inspection": {
         *("errors", "registry", "distributed", "evaluate", "data", "config", "weight_files", "build", "reporting"),
     },
