@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data import Loader, WorkerLoader
 from ..distributed import rank
+from ..errors import one_line
 from ..reporting.drawing import save_figure, save_png, style, svg_element
 from ..reporting.page import render
 from ..reporting.table import Row, csv_text
@@ -88,15 +89,19 @@ def write_report(folder: Path, observer: Observer, result: Mapping[str, float], 
     return [*(folder / name for name in texts), *pictures]
 
 
-def class_names(loader: Loader) -> Sequence[str]:
-    """Names of a loader's classes in the order of the labels; the numbers 0 .. C - 1 for a data set without names."""
+def class_names(loader: Loader) -> list[str]:
+    """Names of a loader's classes in the order of the labels; the numbers 0 .. C - 1 for a data set without names.
+
+    What cannot be printed is escaped: names of folders may hold any bytes.
+    """
     names = loader.identity.classes if loader.identity is not None else None
-    return names if names is not None else tuple(map(str, range(loader.num_classes)))
+    return [one_line(name) for name in names] if names is not None else list(map(str, range(loader.num_classes)))
 
 
 def _notes(rows: Sequence[Row], teacher: Teacher) -> list[str]:
     without = sum(not row["images"] for row in rows)
-    return [teacher.note] * bool(teacher.note) + [f"{without} of {len(rows):,} classes have no test images"] * bool(without)
+    notes = [teacher.note, f"{without} of {len(rows):,} classes have no test images" if without else ""]
+    return [note for note in notes if note]
 
 
 def _sheet(predictions: Predictions, mistakes: Mistakes, names: Sequence[str], files: Sequence[str]) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import torch
 
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
+from mdistiller_ext.data import DataIdentity, InMemoryLoader
+from mdistiller_ext.data.identity import SplitIdentity
 from mdistiller_ext.data.rendering import CHARACTERS
 from mdistiller_ext.inspection.figures import draw_confusion
+from mdistiller_ext.inspection.report import class_names
 from mdistiller_ext.models import create_model
 from mdistiller_ext.reporting.drawing import style, svg_text
-from tests.support.images import write_classes
+from tests.support.images import MEAN, STD, write_classes
 from tests.support.programs import run_program
 from tests.support.runs import assert_one_line_error
 
@@ -107,6 +111,15 @@ def test_image_files_are_named_and_unreadable_ones_are_missing(tmp_path: Path) -
     assert set(re.findall(r'<figure title="(.+?)">', page)) == wrong
     assert "on the 5 test images" in finished.out
     assert "on 4 test images" in page
+
+
+def test_names_of_classes_can_be_printed() -> None:
+    images, labels = torch.zeros(2, 3, 1, 1, dtype=torch.uint8), torch.tensor([0, 1])
+    identity = DataIdentity(("cat", os.fsdecode(b"d\xffg")), SplitIdentity.of_tensors((images, labels)))
+    loader = InMemoryLoader(images, labels, batch_size=1, mean=MEAN, std=STD, identity=identity)
+    assert class_names(loader) == ["cat", r"d\udcffg"]
+    loader.identity = None
+    assert class_names(loader) == ["0", "1"]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(run: Path, tmp_path: Path) -> None:
