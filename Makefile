@@ -42,6 +42,9 @@ docs: $(VENV)/installed-dev  ## the documentation as a site that works offline, 
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "open site/index.html in a browser"
 
+build: $(VENV)/installed-dev  ## wheel and sdist, in dist/
+	$(PY) -m build --no-isolation
+
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
 
@@ -55,4 +58,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help quickstart compare test soak check format bench docs clean
+.PHONY: help quickstart compare test soak check format bench docs build clean

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mdistiller_ext import checkpoint
-from mdistiller_ext.errors import ROOT
+from mdistiller_ext.project import ROOT
 from mdistiller_ext.registry import DISTILLERS, TRAINERS
 
 SETTINGS = {

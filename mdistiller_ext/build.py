@@ -63,10 +63,16 @@ def caches_teacher(config: CfgNode) -> bool:
     return True
 
 
-def build_plain_loader(config: CfgNode, device: torch.device, part: Literal["test", "train"] = "test") -> Loader:
-    """Loader of the test or training images of the configured data set in their order, not augmented."""
-    batch_size = config.DATASET.TEST.BATCH_SIZE
-    return create_plain_loader(config.DATASET.TYPE, part=part, batch_size=batch_size, **_data_options(config, device))
+def build_plain_loader(
+    config: CfgNode, device: torch.device, part: Literal["test", "train"] = "test", *, with_index: bool = False
+) -> Loader:
+    """Loader of the test or training images of the configured data set in their order, not augmented.
+
+    Args:
+        with_index: also yield the positions of the images.
+    """
+    options = {"part": part, "batch_size": config.DATASET.TEST.BATCH_SIZE, "with_index": with_index}
+    return create_plain_loader(config.DATASET.TYPE, **options, **_data_options(config, device))
 
 
 def _data_options(config: CfgNode, device: torch.device) -> dict[str, Any]:

@@ -12,10 +12,14 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .errors import ConfigError, ConfigWarning, Note, Stopped, UserError, one_line
+from .project import SCRIPT
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises ConfigError for invalid arguments."""
+    """An ArgumentParser that raises ConfigError for invalid arguments; name and description are :func:`as_started`."""
+
+    def __init__(self, *, prog: str | None = None, description: str | None = None, **options: Any) -> None:
+        super().__init__(prog=prog and as_started(prog), description=description and as_started(description), **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but a value ``--``, which argparse drops, is an error."""
@@ -28,6 +32,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError, where argparse prints the usage and exits."""
         raise ConfigError(f"{message}; {self.prog} --help lists the options")
+
+
+def as_started(text: str) -> str:
+    """Text with ``python train.py`` or ``python -m mdistiller_ext.study`` as the console script that was started, if it was."""
+    if not sys.argv[0].startswith(f"{SCRIPT} "):
+        return text
+    text = re.sub(r"\bpython (?:-m mdistiller_ext\.(\w+)|(\w+)\.py)", lambda match: f"{SCRIPT} {match[1] or match[2]}", text)
+    return re.sub(r"^(torchrun .*?)\b(\w+)\.py", r"\1-m mdistiller_ext.\2", text, flags=re.MULTILINE)
 
 
 def run_command(main: Callable[[], None]) -> None:

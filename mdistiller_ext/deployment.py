@@ -95,13 +95,21 @@ def open_student(run: str | Path) -> DeployedStudent:
     settings = config.DATASET
     zoo_size = ZOO_IMAGE_SIZE[dataset.zoo]
     prepare = preprocessing(dataset, zoo_size, image_size=settings.IMAGE_SIZE, mean=settings.MEAN, std=settings.STD)
-    network = create_model(config.DISTILLER.STUDENT, dataset=settings.TYPE, num_classes=count, image_size=prepare.crop)
-    if config.DISTILLER.STUDENT_FEATURES:
-        return_modules(network, config.DISTILLER.STUDENT_FEATURES, "DISTILLER.STUDENT_FEATURES")
+    network = untrained_student(config, count, prepare.crop)
     load_state_dict(network, content, weights)
     classes = names if names is not None else tuple(map(str, range(count)))
     sha256 = hashlib.sha256(raw).hexdigest()
     return DeployedStudent(Classifier(network).eval(), classes, prepare, config, weights, sha256)
+
+
+def untrained_student(config: CfgNode, num_classes: int, image_size: int) -> nn.Module:
+    """The student's network with random weights; loading a student's weights attaches what a method adds to it."""
+    network = create_model(
+        config.DISTILLER.STUDENT, dataset=config.DATASET.TYPE, num_classes=num_classes, image_size=image_size
+    )
+    if config.DISTILLER.STUDENT_FEATURES:
+        return_modules(network, config.DISTILLER.STUDENT_FEATURES, "DISTILLER.STUDENT_FEATURES")
+    return network
 
 
 def _settings(folder: Path) -> CfgNode:

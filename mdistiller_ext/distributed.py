@@ -125,6 +125,15 @@ def local_batch_sizes(count: int) -> list[int]:
     return [len(range(first, count, ranks)) for first in range(ranks)]
 
 
+def sizes_of_ranks(count: int, device: torch.device) -> list[int] | None:
+    """Number of rows of each rank, of which this one has ``count``; None with a single rank. Synchronises with the device."""
+    if world_size() == 1:
+        return None
+    sizes = torch.zeros(world_size(), dtype=torch.int64, device=device)
+    sizes[rank()] = count
+    return [int(size) for size in all_reduce_sum(sizes).tolist()]
+
+
 class _AllGatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, sizes: Sequence[int]) -> Tensor:

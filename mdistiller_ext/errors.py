@@ -13,13 +13,8 @@ import os
 import re
 import reprlib
 import shlex
-import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
-
-ROOT = Path(__file__).parents[1]
-"""The folder that holds ``train.py``, ``eval.py`` and ``configs/``"""
 
 
 class _OneLine(Exception):
@@ -137,19 +132,3 @@ def from_here(path: str | os.PathLike[str]) -> str:
     """A path as a word of a shell command: relative to the working directory if it is inside, otherwise absolute."""
     path, here = Path(path).absolute(), Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
-
-
-def python_command(program: str, *arguments: str) -> str:
-    """A shell command that runs ``train.py``, ``eval.py`` or a module, such as ``mdistiller_ext.download``, with this Python.
-
-    The command works in the current working directory. ``arguments`` are words quoted for the shell (see :func:`from_here`).
-    """
-    name = Path(sys.executable).name
-    words = [name if shutil.which(name) == sys.executable else from_here(sys.executable)]
-    if program.endswith(".py"):
-        words.append(from_here(ROOT / program))
-    else:
-        words += ["-m", program]
-        if Path.cwd() != ROOT:  # -m searches the working directory
-            words.insert(0, f"PYTHONPATH={from_here(ROOT)}")
-    return " ".join([*words, *arguments])

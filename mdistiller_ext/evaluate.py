@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,15 @@ from .meters import Averages, top_k_hits
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, ...]]) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, loader: Iterable[tuple[Tensor, ...]], observer: Callable[..., None] | None = None
+) -> dict[str, float]:
     """Accuracies and mean cross-entropy of a model over the batches of all ranks.
 
     The model is evaluated in eval mode; afterwards the mode of each submodule is restored.
+
+    Args:
+        observer: called with the logits ``[N, C]`` of each batch and what the loader yields.
 
     Returns:
         ``{"top1": percent, "top5": percent, "loss": cross-entropy}``.
@@ -26,7 +31,7 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, ...]]) -> dict[str
     device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
     averages = Averages(("top1", "top5", "loss"), device)
     with eval_mode(model):
-        for images, labels, *_ in loader:
+        for images, labels, *others in loader:
             if not len(labels):  # a last batch with fewer images than ranks
                 continue
             logits, _ = model(images)
@@ -38,6 +43,8 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, ...]]) -> dict[str
                 },
                 len(labels),
             )
+            if observer is not None:
+                observer(logits, images, labels, *others)
     return averages.read()
 
 
@@ -53,9 +60,14 @@ def try_images(model: nn.Module, images: Tensor) -> None:
         height, width = images.shape[2:]
         reason = str(error).split("\n")[0].rstrip(".")
         raise ConfigError(
-            f"{type(model).__name__} cannot take {width}x{height} images: {reason}; "
+            f"{network_name(model)} cannot take {width}x{height} images: {reason}; "
             "give another DATASET.IMAGE_SIZE (image files can be brought to it) or another model"
         ) from error
+
+
+def network_name(model: nn.Module) -> str:
+    """Name of a network's class, in messages; of an adapted one (``models/adapter.py``) that of the network itself."""
+    return type(getattr(model, "adapted", model)).__name__
 
 
 @contextlib.contextmanager

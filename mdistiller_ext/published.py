@@ -19,9 +19,8 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from .command import Parser, run_command
-from .errors import ROOT, ConfigWarning, MissingFileError, UnknownNameError, UserError
-
-CONFIGS = ROOT / "configs"
+from .errors import ConfigWarning, MissingFileError, UnknownNameError, UserError
+from .project import CONFIGS
 
 NOT_STATED = "not stated"
 _RULES = {

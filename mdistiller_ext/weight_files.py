@@ -10,9 +10,10 @@ import shlex
 from pathlib import Path
 
 from .config import default_config
-from .errors import ROOT, MissingFileError, from_here, python_command
+from .errors import MissingFileError
 from .fetch import fetch_torchvision_weights
 from .models import LIBRARIES, check_model_name, list_models, pretrained_url
+from .project import CONFIGS, ROOT, config_word, python_command
 from .registry import DATASETS
 
 # ImageNet weights that torchvision does not have, at their path in GDKD's repository.
@@ -103,9 +104,9 @@ def _training_command(name: str, dataset: str, root: str = "", *, augmented: boo
     """The command that trains a network without a teacher, by its recipe in ``configs/<dataset>/`` if there is one."""
     where = ["DATASET.ROOT", shlex.quote(root)] if root not in ("", default_config().DATASET.ROOT) else []
     for kind in (*(["teachers_aug"] * augmented), "teachers", "none"):
-        recipe = ROOT / "configs" / dataset / kind / f"{name}.yaml"
+        recipe = CONFIGS / dataset / kind / f"{name}.yaml"
         if recipe.is_file():
-            return python_command("train.py", "--cfg", from_here(recipe), *where)
+            return python_command("train.py", "--cfg", config_word(recipe), *where)
     settings = ["DATASET.TYPE", dataset, "DISTILLER.TYPE", "NONE", "DISTILLER.STUDENT", name]
     return python_command("train.py", *settings, *where)
 

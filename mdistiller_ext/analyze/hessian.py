@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from ..errors import ConfigError
+from ..extras import optional
 from ..losses import kd_loss
 from .weight_space import Weights, filter_norms, weights_of
 
@@ -74,8 +75,7 @@ def hessian(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of TorchScript, which the libraries and torch's own rules use
-        from curvlinops import HessianLinearOperator
-
+        curvlinops = optional("curvlinops", "analysis")
         with forward_ad.dual_level():
             forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # the first one loads these rules
 
@@ -86,7 +86,10 @@ def hessian(
         norms = filter_norms(weights)
         scales = {name: norms[name] / weight[0].numel() ** 0.5 for name, weight in weights.items() if weight.dim() > 1}
     around = _Around(network.eval(), scales)
-    return HessianLinearOperator(around, loss, tuple(around.offsets), list(batches), check_deterministic=False)
+    operator: HessianLinearOperator = curvlinops.HessianLinearOperator(
+        around, loss, tuple(around.offsets), list(batches), check_deterministic=False
+    )
+    return operator
 
 
 def largest_eigenvalues(operator: HessianLinearOperator, count: int, seed: int) -> list[float]:
@@ -107,8 +110,7 @@ def largest_eigenvalues(operator: HessianLinearOperator, count: int, seed: int) 
 
 def trace_samples(operator: HessianLinearOperator, count: int, seed: int) -> list[float]:
     """Estimates of the trace, each from one random vector of signs (Hutchinson, 1989)."""
-    from curvlinops import hutchinson_trace
-
+    hutchinson_trace = optional("curvlinops", "analysis").hutchinson_trace
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return [float(hutchinson_trace(operator, num_matvecs=1)) for _ in range(count)]

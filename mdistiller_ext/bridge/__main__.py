@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from ..command import run_command
+from ..command import as_started, run_command
 from ..errors import ConfigError
 
 
@@ -21,9 +21,10 @@ def main() -> None:
 
         compare(words[1:])
     elif words[:1] in ([], ["-h"], ["--help"]):
-        print(__doc__)
+        print(as_started(__doc__))
     elif len(words) < 2:
-        raise ConfigError("python -m mdistiller_ext.bridge FOLDER SCRIPT [ARGUMENTS]: the script is missing, tools/train.py")
+        usage = as_started("python -m mdistiller_ext.bridge FOLDER SCRIPT [ARGUMENTS]")
+        raise ConfigError(f"{usage}: the script is missing, tools/train.py")
     else:
         from .ours import run_script
 

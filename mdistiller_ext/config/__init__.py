@@ -1,5 +1,6 @@
 """Configuration: the defaults of all settings, yaml files and overrides merged into one tree, checked and frozen."""
 
+from .arguments import load_arguments
 from .compare import changes_between_ranks, changes_refused_on_resume, differences, effective_settings, recipe_changes
 from .load import Dialect, load_config
 from .reading import flatten_strictly, read_settings, written_settings
@@ -16,6 +17,7 @@ __all__ = [
     "flatten_strictly",
     "having",
     "hyper_parameters",
+    "load_arguments",
     "load_config",
     "read_settings",
     "recipe_changes",

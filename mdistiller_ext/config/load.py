@@ -43,8 +43,8 @@ def load_config(
     An empty EXPERIMENT.NAME becomes TAG, seed and overrides (naming.py).
 
     Args:
-        path: yaml file, or None for the defaults. Its key ``_BASE_`` names files that it is merged over, looked up beside it,
-            then in the working directory.
+        path: yaml file, or one of the project's, such as ``glyphs/kd/res20_res8``; None for the defaults. Its key ``_BASE_``
+            names files that it is merged over, looked up beside it, then in the working directory, then among the project's.
         overrides: ``["SOLVER.LR", 0.1, ...]``, merged over the file; values may be text as on a command line.
         for_evaluation: Take only those settings from the file that an evaluation reads. The method of the run that wrote it
             may then be unknown.

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from ..errors import ROOT, ConfigError, from_here, listing, shown
+from ..errors import ConfigError, listing, shown
+from ..project import CONFIGS, config_word, find_file
 
 _MAX_SETTINGS = 10_000  # of one file: a short one of nested aliases can expand to billions
 _MAX_FILES = 100  # through _BASE_, each counted as often as it is named: their number may double from file to file
@@ -25,11 +26,11 @@ def written_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_files(path: Path) -> Iterator[tuple[Path, dict[str, Any], bool]]:
-    """Yield a yaml file after those that its ``_BASE_`` names.
+    """Yield a yaml file (see :func:`find_file`) after those that its ``_BASE_`` names.
 
     Each as path, settings by dotted names, and whether it may be a complete file of upstream.
     """
-    return _read_files(path, itertools.count(), ())
+    return _read_files(find_file(path), itertools.count(), ())
 
 
 def _read_files(path: Path, count: Iterator[int], children: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any], bool]]:
@@ -55,8 +56,9 @@ def _read_files(path: Path, count: Iterator[int], children: tuple[Path, ...]) ->
     for base in bases:
         if not base:
             raise ConfigError(f"_BASE_ in {path} is empty")
-        beside, here = path.parent / base, Path(base)
-        chosen = here if os.path.isfile(here) and not os.path.isfile(beside) else beside
+        beside = path.parent / base
+        found = find_file(base)  # in the working directory or among the project's
+        chosen = found if os.path.isfile(found) and not os.path.isfile(beside) else beside
         yield from _read_files(chosen, count, (*children, path.resolve()))
     # Files of upstream have neither bases nor EXPERIMENT.SEED, which config.yaml of every run has.
     yield path, settings, not bases and "EXPERIMENT.SEED" not in settings
@@ -134,12 +136,12 @@ def _nearest_file(path: Path) -> str:
     """Return a hint at the existing yaml file with the most similar path, or an empty string."""
     folder = path.parent if os.path.isdir(path.parent) else path.parent.parent
     folders = [folder] if os.path.isdir(folder) and folder != Path(folder.anchor) else []
-    # Recipes are compared by their paths in the repository, whatever the working directory is.
-    files = {str(file.relative_to(ROOT)): file for file in (ROOT / "configs").rglob("*.yaml")}
+    # The project's files are compared by their names, whatever the working directory is.
+    files = {str(file.relative_to(CONFIGS)): file for file in CONFIGS.rglob("*.yaml")}
     with contextlib.suppress(OSError):  # a folder that is removed meanwhile
         files |= {str(file): file for each in folders for file in itertools.islice(each.rglob("*.yaml"), 2000)}
-    near = difflib.get_close_matches(str(path), files, n=1, cutoff=0.5)
-    return f"; did you mean {from_here(files[near[0]])}?" if near else ""
+    near = difflib.get_close_matches(str(path).removeprefix("configs/"), files, n=1, cutoff=0.5)
+    return f"; did you mean {config_word(files[near[0]])}?" if near else ""
 
 
 def _files_in(folder: Path) -> str:

@@ -191,6 +191,23 @@ def solver_arguments(config: CfgNode) -> dict[str, Any]:
     return _configured(config.SOLVER, BaseTrainer.__init__)
 
 
+def names_of_arguments(method: str, trainer: str) -> dict[str, list[str]]:
+    """Return the settings that a method, a trainer and every trainer take as arguments: argument -> dotted names.
+
+    An argument that several of them take has a name for each.
+    """
+    distiller = DISTILLERS.get(method)
+    names: dict[str, list[str]] = {}
+    for group, function, spelling in (
+        ("SOLVER", BaseTrainer.__init__, _CAPITALS),
+        (f"SOLVER.{trainer.upper()}", TRAINERS.get(trainer).streams, _CAPITALS),
+        (method, distiller.__init__, distiller.config_keys),
+    ):
+        for argument in _arguments(function):
+            names.setdefault(argument, []).append(f"{group}.{spelling.get(argument, argument.upper())}")
+    return names
+
+
 def _configured(node: CfgNode, function: Any, spelling: Mapping[str, str] = _CAPITALS) -> dict[str, Any]:
     arguments = {}
     for name in _arguments(function):

@@ -7,7 +7,6 @@ device, without dataloader workers. Large images are read from files by dataload
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from .image_transforms import evaluation_transform, training_transform, transfor
 from .loader import InMemoryLoader, mix_seeds
 from .reading import list_samples, load_splits
 from .worker_loader import OnError, WorkerLoader, check_on_error
+from .worker_pool import one_per_core
 
 __all__ = [
     "DataIdentity",
@@ -142,7 +142,9 @@ def create_loaders(
     )
 
 
-def create_plain_loader(name: str, *, part: Literal["test", "train"] = "test", batch_size: int, **options: Any) -> Loader:
+def create_plain_loader(
+    name: str, *, part: Literal["test", "train"] = "test", batch_size: int, with_index: bool = False, **options: Any
+) -> Loader:
     """Create a loader of the images in their order, not augmented: for ``test`` the test loader of `create_loaders`.
 
     Training images are read or listed only if they are asked for, or if the test split depends on them.
@@ -150,10 +152,11 @@ def create_plain_loader(name: str, *, part: Literal["test", "train"] = "test", b
     Args:
         part: test images or training images.
         batch_size: global batch size, over all ranks.
+        with_index: also yield the positions of the images.
         options: those of `create_loaders` that are not of training alone.
     """
     plain, *_ = _sources(name, ("test",) if part == "test" else ("train", "test"), plain=True, **options)
-    return plain(batch_size=batch_size)
+    return plain(batch_size=batch_size, with_index=with_index)
 
 
 def enumerable_augment(name: str, *, strong: Sequence[str] = (), views: Sequence[str] = ("weak",)) -> EnumerableAugment:
@@ -257,7 +260,7 @@ def _sources(
         ]
     if not issubclass(dataset, ImageFolderDataset):
         raise ConfigError(f"data set '{name}' derives neither from InMemoryDataset nor from ImageFolderDataset")
-    num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    num_workers = one_per_core(num_workers)
     size = image_size or dataset.image_size
     training = transform_in_views([training_transform(size, names) for names in augmentations])
     evaluation = evaluation_transform(size)

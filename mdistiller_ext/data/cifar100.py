@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from ..errors import CorruptFileError, MissingFileError, python_command
+from ..errors import CorruptFileError, MissingFileError
 from ..fetch import fetch_archive
+from ..project import python_command
 from ..registry import register_dataset
 from .augment import random_crop_flip
 from .base import InMemoryDataset, Split

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..errors import CorruptFileError, MissingFileError
@@ -121,16 +121,31 @@ def _samples_below(folder: Path, classes: Sequence[str]) -> Samples:
 
 
 def _images_below(tree: Path, name: str) -> list[str]:
-    """List the images of class ``name``, sorted by the parts of their paths. Raises MissingFileError if there are none.
+    """List the images of class ``name``. Raises MissingFileError if there are none.
 
-    Folders already entered and parents of the tree are skipped: a link to one would assign all images to this class. Paths are
-    strings: objects for a million of them take seconds.
+    Parents of the tree are skipped: a link to one would assign all images to this class.
     """
     top = tree.resolve()
-    entered = {_identity(folder) for folder in (top, *top.parents)}
+    images = images_below(os.path.join(tree, name), {_identity(folder) for folder in (top, *top.parents)})
+    if not images:
+        raise MissingFileError(
+            f"class folder {(tree / name).absolute()} holds no images (every folder in {tree.absolute()} is taken for a class)"
+        )
+    return images
+
+
+def images_below(folder: str | Path, skipped: Collection[tuple[int, int]] = ()) -> list[str]:
+    """List the images at any depth of a folder, sorted by the parts of their paths. Each folder is entered once.
+
+    Paths are strings: objects for a million of them take seconds.
+
+    Args:
+        skipped: device and inode of folders that are not entered.
+    """
+    entered = set(skipped)
     images: list[str] = []
     folders_with_images = 0
-    waiting = [os.path.join(tree, name)]
+    waiting = [os.fspath(folder)]
     while waiting:
         folder = waiting.pop()
         identity = _identity(folder)
@@ -143,10 +158,6 @@ def _images_below(tree: Path, name: str) -> list[str]:
         folders_with_images += bool(listing.images)
     if folders_with_images > 1:
         images.sort(key=lambda image: image.split(os.sep))
-    if not images:
-        raise MissingFileError(
-            f"class folder {(tree / name).absolute()} holds no images (every folder in {tree.absolute()} is taken for a class)"
-        )
     return images
 
 

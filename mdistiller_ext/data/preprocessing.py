@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .base import Dataset, ImageFolderDataset
 from .image_files import read_image
-from .image_transforms import evaluation_transform, shorter_side
+from .image_transforms import Transform, evaluation_transform, shorter_side
 from .loader import normalization
 
 
@@ -30,9 +30,14 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @property
+    def transform(self) -> Transform:
+        """Resize and crop: a decoded image -> the pixels that a network sees, uint8 ``[3, crop, crop]``."""
+        return evaluation_transform(self.crop, self.resize)
+
     def pixels(self, path: str | os.PathLike[str]) -> Tensor:
         """The pixels of an image file that a network sees, uint8 ``[3, H, W]``. Raises as `read_image`."""
-        return evaluation_transform(self.crop, self.resize)(read_image(path), random.Random(0))
+        return self.transform(read_image(path), random.Random(0))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 ``[..., 3, H, W]`` -> float32 of the same shape, as in the dataloaders."""

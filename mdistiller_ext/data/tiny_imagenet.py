@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..errors import ConfigWarning, CorruptFileError, MissingFileError, from_here, python_command
+from ..errors import ConfigWarning, CorruptFileError, MissingFileError, from_here
+from ..project import python_command
 from ..registry import register_dataset
 from .augment import random_rotate_flip
 from .base import InMemoryDataset, Samples, Split

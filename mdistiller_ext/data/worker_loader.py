@@ -99,6 +99,7 @@ class WorkerLoader:
         self.identity = identity
         self.num_classes = num_classes
         self.batch_size = batch_size
+        self.mean, self.std = mean, std
         self.with_index = with_index
         self.device = torch.device(device)
         self.image_shape = (3, image_size, image_size)
@@ -106,18 +107,15 @@ class WorkerLoader:
         self.num_images = images_of_an_epoch(len(samples), batch_size, drop_last)  # over all ranks
         self._keys = _EpochKeys(len(samples), self.num_images, batch_size, shuffle, seed, slice(rank, None, world_size))
         self._pinned = self.device.type == "cuda"
-        self._pool = WorkerPool(
-            _Batches(
-                [path for path, _ in samples],
-                self.labels,
-                transform,
-                (*([views] if views > 1 else []), image_size, image_size, 3),
-                skip=on_error == "skip",
-                replace=shuffle,
-            ),
-            num_workers,
-            pin_memory=self._pinned,
+        self._batches = _Batches(
+            [path for path, _ in samples],
+            self.labels,
+            transform,
+            (*([views] if views > 1 else []), image_size, image_size, 3),
+            skip=on_error == "skip",
+            replace=shuffle,
         )
+        self._pool = WorkerPool(self._batches, num_workers, pin_memory=self._pinned)
         self._warned: set[int] = set()
         self._channels_last = channels_last
         # One number per pixel: broadcasting over the channels, innermost in memory, takes three times as long.
@@ -129,6 +127,10 @@ class WorkerLoader:
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Set the epoch of the next pass, and the first of its batches to yield."""
         self._keys = dataclasses.replace(self._keys, epoch=epoch, first_batch=first_batch)
+
+    def file_of(self, index: int) -> str:
+        """Path of the image at a position in ``samples``."""
+        return os.fsdecode(self._batches.paths[index])
 
     def close(self) -> None:
         """End the dataloader workers. The pass in progress cannot continue; a new one starts other workers."""

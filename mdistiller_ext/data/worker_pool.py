@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,11 @@ _POLL = 10.0  # seconds of one wait in DataLoader, which looks for workers that 
 _TIMEOUT = 600.0  # seconds without a batch until workers that are alive count as hung
 _GRACE = 1.0  # seconds from a connection that broke until the process behind it has ended
 _END = object()
+
+
+def one_per_core(num_workers: int) -> int:
+    """A number of workers, at most one for each core that this process may use."""
+    return min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 class WorkerPool(Generic[T]):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..evaluate import network_name
 from ..losses import mean_pool, negative_mean, ofd_loss
 from ..registry import register_distiller
 from .adapters import BatchNorm
@@ -72,7 +73,7 @@ class OFD(Distiller):
         if get_batch_norms is None:
             raise ConfigError(
                 "OFD computes its margins from the batch norms that the teacher's get_bn_before_relu() returns, and "
-                f"{type(self.teacher).__name__} has no such method: choose another teacher"
+                f"{network_name(self.teacher)} has no such method: choose another teacher"
             )
         stages = last_pairs(_stages(student, teacher), get_batch_norms())
         if not stages:

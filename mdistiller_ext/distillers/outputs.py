@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..distributed import rank
 from ..errors import ConfigError, listing
+from ..evaluate import network_name
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def run_network(model: nn.Module, images: Tensor, role: str) -> Output:
         role: ``student`` or ``teacher``.
     """
     output = model(images)
-    name = type(model).__name__
+    name = network_name(model)
     if not isinstance(output, tuple) or len(output) != 2 or not isinstance(output[1], Mapping):
         raise ConfigError(f"{name} must return (logits [N, C], features by name), not {_kind(output)}")
     return Output(output[0].to(images.dtype), Features(output[1], images.dtype, f"{role} ({name})"))

@@ -15,6 +15,19 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean, listing
 from .layers import Output
 
 
+def find_modules(model: nn.Module, paths: Sequence[str], setting: str) -> dict[str, nn.Module]:
+    """Modules of a network by path. Raises UnknownNameError for a path that it does not have; ``setting`` has the paths."""
+    modules = dict(model.named_modules())
+    for path in paths:
+        if path not in modules or not path:
+            near = did_you_mean(path, [name for name in modules if name], cutoff=0.4)
+            children = listing(name for name, _ in model.named_children())
+            raise UnknownNameError(
+                f"{setting}: {type(model).__name__} has no module '{path}'{near or '.'} At the top: {children}"
+            )
+    return {path: modules[path] for path in paths}
+
+
 def return_modules(model: nn.Module, paths: Sequence[str], setting: str) -> None:
     """Make a network return the outputs of modules as ``feats``, in the order of ``paths``.
 
@@ -28,17 +41,9 @@ def return_modules(model: nn.Module, paths: Sequence[str], setting: str) -> None
     Raises UnknownNameError for a path that the network does not have. The forward pass raises ConfigError for a module that
     does not run, and for an output that is neither a map ``[N, C, H, W]`` nor a vector ``[N, D]``.
     """
-    modules = dict(model.named_modules())
-    for path in paths:
-        if path not in modules or not path:
-            near = did_you_mean(path, [name for name in modules if name], cutoff=0.4)
-            children = listing(name for name, _ in model.named_children())
-            raise UnknownNameError(
-                f"{setting}: {type(model).__name__} has no module '{path}'{near or '.'} At the top: {children}"
-            )
-    recorder = _Recorder(paths, setting)
-    for path in dict.fromkeys(paths):
-        modules[path].register_forward_hook(functools.partial(recorder.record, path))
+    recorder = Recorder(paths, setting)
+    for path, module in find_modules(model, paths, setting).items():
+        module.register_forward_hook(functools.partial(recorder.record_output, path))
     model.register_forward_hook(recorder.add_to_output)
 
 
@@ -48,36 +53,50 @@ def return_classifier_input(model: nn.Module, num_classes: int) -> None:
     The classifier is the last linear layer with ``num_classes`` outputs; a network without one returns no features.
     """
     classifiers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == num_classes]
-    recorder = _Recorder(())
+    recorder = Recorder(())
     for classifier in classifiers[-1:]:
         classifier.register_forward_pre_hook(recorder.record_input)
     model.register_forward_hook(recorder.add_to_output)
 
 
-class _Recorder:
-    """Features recorded during a forward pass. Its methods are hooks, which a deep copy of the network copies with it."""
+class Recorder:
+    """Features recorded during a forward pass. Its methods are hooks, which a deep copy of the network copies with it.
+
+    Args:
+        paths, setting: see return_modules.
+    """
 
     def __init__(self, paths: Sequence[str], setting: str = "") -> None:
         self.paths = paths
         self.setting = setting
         self._outputs: dict[str, Any] = {}
         self._pooled: Tensor | None = None
+        self._classes = 0
 
-    def record(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
+    def record_output(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook of the module at ``path``."""
         # A copy: the modules that follow may work in place, as torchvision's activations do.
         self._outputs[path] = output.clone() if isinstance(output, Tensor) else output
 
-    def record_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._pooled = args[0]
+    def record_input(self, module: nn.Linear, args: tuple[Tensor, ...]) -> None:
+        """Forward pre-hook of the classifier, or of all linear layers, of which it is the last one to run."""
+        self._pooled, self._classes = args[0], module.out_features
 
     def add_to_output(self, module: nn.Module, args: Any, output: Any) -> Output:
-        logits, features = output if isinstance(output, tuple) else (output, {})
+        """Forward hook of the network."""
+        return self.with_features(output if isinstance(output, tuple) else (output, {}), module)
+
+    def with_features(self, output: Output, network: nn.Module) -> Output:
+        """The output of the network, with the features recorded since the last call."""
+        logits, features = output
         outputs, pooled = self._outputs, self._pooled
         self._outputs, self._pooled = {}, None  # holds no graph longer than the caller
         if self.paths:
-            features = _without(features, "preact_feats") | {"feats": [self._map(path, outputs, module) for path in self.paths]}
-        if pooled is not None and pooled.ndim == 2:
-            features = features | {"pooled_feat": pooled}
+            features = _without(features, "preact_feats") | {
+                "feats": [self._map(path, outputs, network) for path in self.paths]
+            }
+        if pooled is not None and pooled.ndim == 2 and self._classes == logits.shape[1]:
+            features = {"pooled_feat": pooled} | features
         return logits, features
 
     def _map(self, path: str, outputs: Mapping[str, Any], module: nn.Module) -> Tensor:

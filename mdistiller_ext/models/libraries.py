@@ -7,12 +7,12 @@ timm is optional.
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 from torch import nn
 
 from ..errors import ConfigError, UnknownNameError, did_you_mean
+from ..extras import optional
 from .features import return_classifier_input
 
 # Names of the ImageNet zoo's networks in torchvision, which does not have MobileNetV1.
@@ -33,7 +33,7 @@ def check_library_name(name: str) -> None:
     """Raise UnknownNameError, with the closest known name, unless ``library/network`` exists; ConfigError without timm."""
     library, _, network = name.partition("/")
     if library == "timm":
-        timm = _import_timm()
+        timm = optional("timm", "timm")
         known = timm.list_models()
         if network in known or network in timm.list_pretrained():  # with a tag, such as resnet50.a1_in1k
             return
@@ -107,16 +107,8 @@ def _torchvision_model(network: str, num_classes: int, image_size: int) -> nn.Mo
 
 
 def _timm_model(network: str, num_classes: int, image_size: int) -> nn.Module:
-    timm = _import_timm()
+    timm = optional("timm", "timm")
     needs_size = timm.get_pretrained_cfg(network).fixed_input_size
     options = {"img_size": image_size} if needs_size else {}
     model: nn.Module = timm.create_model(network, pretrained=False, num_classes=num_classes, **options)
     return model
-
-
-def _import_timm() -> types.ModuleType:
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise ConfigError("timm/... needs the package timm: pip install timm") from error
-    return timm

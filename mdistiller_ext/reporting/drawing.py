@@ -89,10 +89,16 @@ def svg_element(figure: Figure) -> str:
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write ``<stem>.png`` and ``<stem>.svg``; returns the paths. Call it in the context of :func:`style`."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    figure.savefig(paths[0], dpi=_DPI)
-    paths[1].write_text(svg_text(figure), encoding="utf-8")
-    return paths
+    vectors = stem.with_name(f"{stem.name}.svg")
+    vectors.write_text(svg_text(figure), encoding="utf-8")
+    return [save_png(figure, stem), vectors]
+
+
+def save_png(figure: Figure, stem: Path) -> Path:
+    """Write ``<stem>.png`` alone, for a picture of pixels; returns the path. Call it in the context of :func:`style`."""
+    path = stem.with_name(f"{stem.name}.png")
+    figure.savefig(path, dpi=_DPI)
+    return path
 
 
 def svg_text(figure: Figure) -> str:

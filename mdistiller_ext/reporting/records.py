@@ -21,6 +21,7 @@ from ..config import default_config, load_config, read_settings
 from ..data import DataIdentity
 from ..errors import ConfigError, CorruptFileError, MissingFileError, UserError
 from ..naming import file_name
+from ..project import SCRIPT
 
 _RUN_FILES = frozenset(["metrics.csv", "summary.json", "provenance.json", "latest", "previous", "best"])
 
@@ -74,9 +75,11 @@ class Run:
         """Command of the last start, as one would type it in the directory where it ran."""
         if not self.starts or not isinstance(self.starts[-1].get("command"), str):
             return None
-        python, *words = shlex.split(self.starts[-1]["command"])
+        program, *words = shlex.split(self.starts[-1]["command"])
+        if words and Path(words[0]).name == SCRIPT:  # which runs itself by its Python
+            program, *words = words
         here = f"{self.starts[-1].get('directory')}/"
-        return shlex.join([Path(python).name, *(word.removeprefix(here) for word in words)])
+        return shlex.join([Path(program).name, *(word.removeprefix(here) for word in words)])
 
 
 @dataclass

@@ -12,6 +12,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def record_start(file: Path, identity: RunIdentity, device: torch.device, **prog
         "teacher_sha256": identity.teacher_hash,
         "versions": _versions(),
         "git": _git(),
-        "hardware": _hardware(device),
+        "hardware": hardware(device),
     }
     write_atomically(file, (json.dumps([*_earlier(file), start], indent=2) + "\n").encode())
 
@@ -79,7 +80,8 @@ def _git() -> dict[str, Any] | None:
     return {"commit": heads[0], "dirty": any(not line.startswith("#") for line in lines)} if heads else None
 
 
-def _hardware(device: torch.device) -> dict[str, Any]:
+def hardware(device: torch.device) -> dict[str, Any]:
+    """CPU, cores, threads, memory, and the GPUs where ``device`` is one."""
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else []
     return {
         "cpu": _cpu(),
@@ -89,6 +91,12 @@ def _hardware(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
     }
+
+
+def hardware_text(found: Mapping[str, Any]) -> str:
+    """What :func:`hardware` found, in words; a file that holds it may be damaged."""
+    gpus = [str(gpu.get("name")) for gpu in found.get("gpus") or () if isinstance(gpu, dict)]
+    return ", ".join([*gpus, str(found.get("cpu")), f"{found.get('cores')} cores", f"{found.get('threads')} threads"])
 
 
 def _cpu() -> str:

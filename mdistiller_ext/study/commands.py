@@ -7,8 +7,10 @@ import shlex
 import sys
 from typing import Any
 
-from ..errors import ConfigError, from_here, python_command
+from ..errors import ConfigError, from_here
+from ..extras import optional
 from ..plugins import load_plugins
+from ..project import python_command
 from ..run import locked
 from .fill import fill_caches
 from .k_static import FRACTION, accuracies_by_k, choose_k, describe_choice, plan_k_static, write_choice
@@ -67,6 +69,7 @@ def execute(study: Study, arguments: argparse.Namespace) -> Record:
         record = Record(study, python_command(PROGRAM, *map(shlex.quote, sys.argv[1:])))
         executor: Executor
         if arguments.executor == "slurm":
+            optional("submitit", "slurm")
             from .slurm import SlurmExecutor
 
             executor = SlurmExecutor(record, arguments.slurm, arguments.jobs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from typing import Any
 from yacs.config import CfgNode
 
 from ..config import Dialect, flatten_strictly, load_config, read_settings
-from ..errors import ROOT, ConfigError, MissingFileError, UnknownNameError, UserError, did_you_mean, listing, shown
+from ..errors import ConfigError, MissingFileError, UnknownNameError, UserError, did_you_mean, listing, shown
 from ..naming import file_name
+from ..project import find_file, program_words
 from ..run import run_folder
 
-TRAIN = ROOT / "train.py"
 _KEYS = ("NAME", "OUT", "BASELINE", "SEEDS", "SET", "RUNS")
 _RUN_KEYS = ("CFG", "NAME", "SET")
 _OF_THE_STUDY = {
@@ -121,7 +120,7 @@ def plan_study(
     """
     if (file is None) == (not cfgs):
         raise ConfigError("name a study by its file, STUDY.yaml, or by --cfg: one of both")
-    draft = _Draft(runs=[(cfg, None, {}) for cfg in cfgs]) if file is None else _read_study(Path(file))
+    draft = _Draft(runs=[(cfg, None, {}) for cfg in cfgs]) if file is None else _read_study(find_file(file, "studies"))
     given = _given_settings(settings)
     folder = Path(os.path.normpath(out or draft.out or Path("output") / (draft.name or "study")))
     if file_name(folder.name) != folder.name:
@@ -136,7 +135,7 @@ def plan_study(
         for cfg, label, own in draft.runs:
             for words in _product(draft.settings | own | given):
                 for seed in draft.seeds if seeds is None else seeds:
-                    command = [sys.executable, str(TRAIN), "--cfg", cfg, "--resume", "auto", "--seed", str(seed), *options]
+                    command = [*program_words("train.py"), "--cfg", cfg, "--resume", "auto", "--seed", str(seed), *options]
                     try:
                         config = load_config(cfg, [*words, *shared, "EXPERIMENT.SEED", seed], dialect=dialect)
                     except UserError as error:

@@ -7,22 +7,20 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import submitit
 import yaml
+from submitit.core.utils import FailedJobError, UncompletedJobError
 
-from ..errors import ROOT, ConfigError, UnknownNameError, did_you_mean, listing, one_line, shown
+from ..errors import ConfigError, UnknownNameError, did_you_mean, listing, one_line, shown
+from ..project import IN_CHECKOUT, ROOT
+from .job import TrainJob
 from .plan import PlannedRun
 from .process import error_after, state_after
 from .record import Record
 
-try:
-    import submitit
-    from submitit.core.utils import FailedJobError, UncompletedJobError
-except ImportError as error:
-    raise ConfigError("--executor slurm needs the package submitit: pip install submitit") from error
-
-from .job import TrainJob
-
 _MOST_TIMEOUTS = 1000  # a job is requeued so often: every time it goes on from a checkpoint
+# A job starts in another folder, where it does not find the package of a checkout.
+_PATH = [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"] if IN_CHECKOUT else []
 
 
 class SlurmExecutor:
@@ -136,7 +134,6 @@ def _parameters(words: Sequence[str]) -> dict[str, Any]:
     minutes = parameters.get("time")
     if not isinstance(minutes, int):
         raise ConfigError(f"--slurm time=MINUTES, the time limit of a job, must be a whole number, not {shown(minutes)}")
-    path = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"  # of a job that starts elsewhere
     setup = parameters.get("setup", [])
-    parameters["setup"] = [path, *(setup if isinstance(setup, list) else [setup])]
+    parameters["setup"] = [*_PATH, *(setup if isinstance(setup, list) else [setup])]
     return parameters

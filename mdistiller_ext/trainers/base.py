@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -50,8 +50,7 @@ class BaseTrainer:
         lr_scheduler: ``step``, ``cosine`` (to ``min_lr``) or ``onecycle`` (updated every step instead of every epoch).
         lr_decay_stages: ``step`` multiplies the rate by ``lr_decay_rate`` *after* each of these epochs.
         min_lr: final rate of ``cosine``.
-        warmup_epochs: ``step`` and ``cosine`` rise linearly from ``warmup_factor * lr`` until this epoch; 0 is no warm-up.
-        warmup_factor: fraction of ``lr`` at the start of the warm-up.
+        warmup_epochs, warmup_factor: ``step`` and ``cosine`` rise linearly from ``warmup_factor * lr`` until this epoch.
         momentum: base momentum.
         weight_decay: L2 coefficient on all parameters, batch norm and biases included, as upstream, but for ``no_decay``.
         no_decay: kinds of parameters without weight decay: ``norm`` (weights and biases of normalisation layers), ``bias``.
@@ -59,12 +58,11 @@ class BaseTrainer:
         amp: ``bf16`` runs the student's forward pass under autocast; losses, gradients and weights stay float32.
         cuda_graph: on a CUDA device and a single rank, capture the step as a CUDA graph.
         checkpoint_steps: save ``latest`` every so many steps too; 0 saves it at the end of an epoch.
-        record: statistics of gradients to record: ``gsnr``, ``conflict``; see GradientRecords.
-        record_every, record_window: steps between samples of the gradients; samples of a window.
+        record, record_every, record_window: statistics of gradients (``gsnr``, ``conflict``); see GradientRecords.
         on_nan: ``stop`` the run at a loss or gradient that is not finite, or ``skip`` the batch.
         save_checkpoint_freq: keep ``epoch_<e>`` and ``student_<e>`` every so many epochs; 0 keeps none.
-        merge: train streams of equal momentum as one: fewer backward passes, and the same result for parameters that all
-            streams reach, or only one.
+        merge: train streams of equal momentum as one, in fewer backward passes; see merge_streams.
+        param_groups: parameters with a ``lr`` or ``weight_decay`` of their own, as torch.optim takes them.
         stream_options: keyword arguments of :meth:`streams`.
 
     Attributes:
@@ -99,6 +97,7 @@ class BaseTrainer:
         on_nan: Annotated[OnNonFinite, Setting(may_change=True, recipe=False)] = "stop",
         save_checkpoint_freq: Plumbing[int] = 0,
         merge: Plumbing[bool] = True,
+        param_groups: Sequence[Mapping[str, Any]] = (),
         stream_options: dict[str, Any] | None = None,
     ) -> None:
         if amp not in ("none", "bf16"):
@@ -125,6 +124,7 @@ class BaseTrainer:
             no_decay=no_decay,
             partial_momentum=self.partial_momentum(momentum, **options),
             nesterov=nesterov,
+            own_groups=param_groups,
         )
         self.scheduler_steps_each_batch = lr_scheduler == "onecycle"
         self.scheduler = create_scheduler(

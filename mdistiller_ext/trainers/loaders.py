@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -41,3 +42,28 @@ class Closing(Protocol):
 
     def close(self) -> None:
         """End the worker processes."""
+
+
+@dataclass(frozen=True)
+class OwnLoop:
+    """What a trainer needs to know of a loop that it does not run, in the place of its dataloaders.
+
+    Attributes:
+        steps: number of batches of an epoch; 0 if unknown.
+        labels: of the whole training set, int64 ``[images]``; None for methods without ``needs_index``.
+    """
+
+    image_shape: tuple[int, int, int]
+    steps: int
+    labels: Any
+    batch_size: int = 0
+    num_images: int = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return iter(())
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Do nothing: the batches are the loop's own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from mdistiller_ext.analyze.hessian import DistillationLoss, hessian, largest_eigenvalues, trace_samples
 from mdistiller_ext.analyze.landscape import Neighbourhood, Place
 from mdistiller_ext.analyze.weight_space import random_directions, weights_of
+from mdistiller_ext.errors import ConfigError
 from mdistiller_ext.losses import kd_loss
 
 
@@ -106,3 +108,10 @@ def test_of_the_distillation_loss_it_agrees_with_autograd() -> None:
     product = torch.cat([part.flatten() for part in gradient]) @ vector
     expected = torch.cat([part.flatten() for part in torch.autograd.grad(product, list(model.parameters()))])
     assert torch.allclose(hessian(model, DistillationLoss(4.0), [(images, teacher)]) @ vector, expected)
+
+
+def test_curvlinops_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "curvlinops", None)  # as if it were not installed
+    network, batches, _ = quadratic()
+    with pytest.raises(ConfigError, match=r"needs the package curvlinops: pip install .*\[analysis\]"):
+        hessian(network, nn.MSELoss(), batches)

@@ -89,6 +89,15 @@ def test_a_network_that_pools_another_map_is_refused():
         create_distiller("SIMKD", create_model("resnet8"), teacher).prepare((3, 32, 32))
 
 
+def test_a_run_whose_head_reads_a_named_module_is_evaluated(tiny: list[str], tmp_path: Path):
+    network = ["DISTILLER.STUDENT", "torchvision/shufflenet_v2_x0_5", "DISTILLER.STUDENT_FEATURES", "[conv5]"]
+    assert run_program("train.py", *tiny, "DISTILLER.TYPE", "SIMKD", *network, "SOLVER.EPOCHS", 1).status == 0
+    folder = tmp_path / "p" / "run"
+    last = checkpoint.load(folder / "latest")["history"][-1]
+    evaluated = run_program("eval.py", "-c", folder)
+    assert f"top-1 {last['test_top1']:.2f} %  top-5 {last['test_top5']:.2f} %  loss {last['test_loss']:.4f}" in evaluated.out
+
+
 def test_a_run_is_evaluated_and_taught_from_with_its_head(tiny: list[str], tmp_path: Path):
     settings = [*tiny, "DISTILLER.TYPE", "SIMKD", "SOLVER.TRAINER", "dot", "SIMKD.LOSS.CE_WEIGHT", "0.1"]
     assert run_program("train.py", *settings).status == 0

@@ -162,4 +162,7 @@ def test_a_command_is_shown_as_it_would_be_typed_in_its_directory(tmp_path: Path
     start = {"command": shlex.join(words), "directory": "/home/me/kd"}
     run = Run("r", tmp_path, None, "finished", starts=[start])
     assert run.command == "python3 train.py --cfg 'a b.yaml' DATASET.ROOT /home/me/data"
+    installed = shlex.join(["/env/bin/python3", "/env/bin/mdistiller-ext", "train", "--cfg", "/home/me/kd/a.yaml"])
+    run = Run("r", tmp_path, None, "finished", starts=[{"command": installed, "directory": "/home/me/kd"}])
+    assert run.command == "mdistiller-ext train --cfg a.yaml"
     assert Run("r", tmp_path, None, "finished", starts=[{"time": "now"}]).command is None

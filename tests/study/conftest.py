@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,6 @@ def quick_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The stand-in in place of ``train.py``; returns the folder of a study."""
     file = tmp_path / "train.py"
     file.write_text(study.TRAIN)
-    monkeypatch.setattr(plan, "TRAIN", file)
+    monkeypatch.setattr(plan, "program_words", lambda program: [sys.executable, str(file)])
     monkeypatch.setattr(LocalExecutor, "interval", 0.02)
     return tmp_path / "out" / "s"

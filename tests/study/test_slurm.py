@@ -169,4 +169,4 @@ def test_without_submitit_the_message_says_how_to_get_it(quick_train: Path, monk
     monkeypatch.setitem(sys.modules, "submitit", None)
     missing = run_study("--cfg", CFG, "--out", quick_train, "--executor", "slurm", "--slurm", "time=60")
     assert missing.status == 2
-    assert "pip install submitit" in missing.err
+    assert "needs the package submitit: pip install" in missing.err

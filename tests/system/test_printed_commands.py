@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mdistiller_ext.config import load_config
-from mdistiller_ext.errors import ConfigError, MissingFileError, from_here, python_command
+from mdistiller_ext.errors import ConfigError, MissingFileError, from_here
+from mdistiller_ext.project import python_command
 from mdistiller_ext.weight_files import teacher_path
 from tests.support.programs import ROOT
 

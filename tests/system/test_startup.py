@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.support.configs import write
 from tests.support.programs import Finished, spawn_program
 
 JOB = "configs/glyphs/deepkd/res20_res8.yaml"
+CONSOLE_SCRIPT = "from mdistiller_ext.cli import main; main()"
 # Packages that take a tenth of a second or more to import; the compiler takes a second.
 SLOW = ["matplotlib", "scipy", "sympy", "timm", "torch._dynamo", "torch._inductor", "torchvision"]
 # A plug-in that prints which of them are imported, after each step and at the end of the process.
@@ -46,10 +48,16 @@ def imported(finished: Finished) -> set[str]:
         "-m mdistiller_ext.published --student resnet8x4",
         "-m mdistiller_ext.study --help",
         "-m mdistiller_ext.bridge --help",
+        f"-c '{CONSOLE_SCRIPT}' --help",
+        f"-c '{CONSOLE_SCRIPT}' train --help",
+        "-m mdistiller_ext.predict --help",
+        "-m mdistiller_ext.export --help",
+        "-m mdistiller_ext.compression --help",
+        "-m mdistiller_ext.compression --no-such-option",
     ],
 )
 def test_a_command_that_computes_nothing_does_not_import_torch(command: str) -> None:
-    finished = spawn_program("-X", "importtime", *command.split())
+    finished = spawn_program("-X", "importtime", *shlex.split(command))
     assert finished.status == (2 if command.endswith("option") else 0)
     modules = imported(finished)
     assert "mdistiller_ext.command" in modules

@@ -65,11 +65,14 @@ def test_one_process_writes_and_speaks(in_two: tuple[list[str], Path, Finished])
     assert names(folder.parent) == {"run"}
 
 
-def test_eval_in_several_processes_says_what_it_says_in_one(in_two: tuple[list[str], Path, Finished]) -> None:
+def test_eval_in_several_processes_says_what_it_says_in_one(in_two: tuple[list[str], Path, Finished], tmp_path: Path) -> None:
     _, folder, _ = in_two
-    together = spawn_program("eval.py", "-c", folder, processes=2)
+    together = spawn_program("eval.py", "-c", folder, "--report", tmp_path, processes=2)
     assert (together.status, together.err) == (0, "")
-    assert together.out == run_program("eval.py", "-c", folder).out
+    names = ("per_class.csv", "confusion.csv")
+    tables = [(tmp_path / name).read_bytes() for name in names]
+    assert together.out == run_program("eval.py", "-c", folder, "--report", tmp_path).out
+    assert tables == [(tmp_path / name).read_bytes() for name in names]
 
 
 def test_processes_that_were_stopped_go_on_exactly_and_then_as_one(

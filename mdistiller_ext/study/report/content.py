@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...errors import CorruptFileError, from_here
+from ...network_cost import Pair, find_pair
+from ...project import python_command
 from ...published import method_name
+from ...reporting.gains import GAINS_FILE, Gain, cost_gains, read_gains, share_teachers
 from ...reporting.groups import METRICS, Group, choose_baselines, make_groups
 from ...reporting.records import Run, read_records
 from ...reporting.table import Row, Table
 from . import tables
-from .cost import student_cost
 from .provenance import as_dict, collect_facts, fact_rows, fact_warnings, fingerprint
 from .statistics import SIGNIFICANCE, Sample, compare, smallest_p
 from .tables import Comparison
@@ -26,6 +30,8 @@ class Report:
         warnings: differences between the compared runs, and runs that are missing.
         notes: damaged files, and runs that are left out.
         comparisons: every group beside its baseline.
+        pairs: student and teacher of each group, by its name, where they are known.
+        gains: of each pair; measured ones from the ``compression.csv`` below a folder.
         tables: the accuracies first, the single runs last.
     """
 
@@ -35,6 +41,8 @@ class Report:
     warnings: list[str]
     notes: list[str]
     comparisons: list[Comparison]
+    pairs: dict[str, Pair]
+    gains: list[Gain]
     ungrouped: list[Run]
     tables: list[Table]
 
@@ -50,7 +58,7 @@ class Report:
 
     def summary_rows(self) -> list[Row]:
         """A row for each group."""
-        return [_summary_row(group) for group in self.groups]
+        return [_summary_row(group, self.pairs.get(group.name)) for group in self.groups]
 
     def comparison_rows(self) -> list[Row]:
         """A row for each group but the baselines."""
@@ -75,6 +83,8 @@ def make_report(folders: Sequence[Path], baseline: str | None = None, metric: st
     paired = compare([(group.values(metric), baselines[group.name].values(metric)) for group in others])
     by_name = dict(zip((group.name for group in others), paired, strict=True))
     comparisons = [Comparison(group, baselines[group.name], by_name.get(group.name)) for group in groups]
+    pairs = {group.name: pair for group in groups if (pair := find_pair(group.config, group.data)) is not None}
+    gains = _gains(list(pairs.values()), folders, notes)
     facts = collect_facts(groups)
     of_runs = "Data, teacher, versions, commit and hardware of the runs; – where it was not recorded."
     everything = [
@@ -83,7 +93,8 @@ def make_report(folders: Sequence[Path], baseline: str | None = None, metric: st
         tables.unfinished_table(groups, ungrouped),
         tables.settings_table(groups),
         tables.published_table(groups),
-        tables.cost_table(groups),
+        tables.cost_table(groups, pairs),
+        tables.gains_table(gains, python_command("mdistiller_ext.compression", from_here(folders[0]))),
         Table("Provenance", ["what", "value", "runs"], fact_rows(facts), of_runs),
         tables.runs_table(groups),
     ]
@@ -95,6 +106,8 @@ def make_report(folders: Sequence[Path], baseline: str | None = None, metric: st
         warnings=[*fact_warnings(facts), *_missing(groups, ungrouped)],
         notes=notes,
         comparisons=comparisons,
+        pairs=pairs,
+        gains=gains,
         ungrouped=ungrouped,
         tables=[table for table in everything if table.rows],
     )
@@ -115,6 +128,21 @@ def _lead(groups: Sequence[Group], baselines: dict[str, Group], metric: str) -> 
     if smallest_p(most) > SIGNIFICANCE:
         lead += f" With {most} seed{'s' * (most > 1)}, the sign-flip test cannot show a difference at the 5 % level."
     return lead
+
+
+def _gains(pairs: Sequence[Pair], folders: Sequence[Path], notes: list[str]) -> list[Gain]:
+    """Costs of each pair, and what the folders hold of measurements of it; adds a note for a file that cannot be read."""
+    measured: dict[str, list[Gain]] = {}
+    for file in (folder / GAINS_FILE for folder in folders):
+        try:
+            rows = read_gains(file) if file.is_file() else []
+        except CorruptFileError as error:
+            notes.append(str(error))
+            continue
+        for networks, same in itertools.groupby(rows, key=lambda gain: gain.networks):
+            measured.setdefault(networks, [gain for gain in same if gain.measured_on])
+    shown = dict.fromkeys(share_teachers(pairs))
+    return [gain for pair in shown for gain in (*cost_gains(pair), *measured.get(str(pair), ()))]
 
 
 def _missing(groups: Sequence[Group], ungrouped: Sequence[Run]) -> list[str]:
@@ -149,13 +177,13 @@ def _run_row(run: Run, group: Group | None, counts: bool) -> Row:
     }
 
 
-def _summary_row(group: Group) -> Row:
+def _summary_row(group: Group, pair: Pair | None) -> Row:
     row: Row = {"method": group.name, **_networks(group), "runs": len(group.runs), "finished": len(group.finished)}
     for metric in METRICS:
         sample = Sample.of(list(group.values(metric).values()))
         row |= {f"{metric}_top1_n": sample.n, f"{metric}_top1_mean": sample.mean, f"{metric}_top1_std": sample.std}
-    cost = student_cost(group.config, group.data) or (None, None)
-    return row | {"type": method_name(group.config), "student_parameters": cost[0], "student_flops": cost[1]}
+    parameters, flops = (pair.student_cost.parameters, pair.student_cost.flops) if pair is not None else (None, None)
+    return row | {"type": method_name(group.config), "student_parameters": parameters, "student_flops": flops}
 
 
 def _comparison_row(each: Comparison, metric: str) -> Row:

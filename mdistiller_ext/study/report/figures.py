@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...reporting.drawing import INK, colour, label, line_style, new_figure, style, svg_element
+from ...reporting.gains import Gain, draw_gains, gain_rows
 from ...reporting.groups import Group
 from ...reporting.table import number
 from .statistics import Interval, t_interval
@@ -36,6 +37,22 @@ def pictures(comparisons: Sequence[Comparison], metric: str) -> list[Picture]:
     """Accuracies, paired differences and curves, for each student and data set."""
     with style():
         return _pictures(comparisons, metric)
+
+
+def gains_pictures(gains: Sequence[Gain]) -> list[Picture]:
+    """Students beside their teachers, if anything was measured."""
+    if not any(gain.measured_on for gain in gains):
+        return []
+    with style():
+        figure = draw_gains(gains, _WIDTH)
+        if figure is None:
+            return []
+        title = (
+            "Students beside their teachers: ratio of cost and latency (dot), quartiles (line); top-1 of every seed (dot), "
+            "mean (bar), teacher (diamond) and mean difference in points"
+        )
+        described = "; ".join(f"{row[0]} {row[3]}" for row in gain_rows(gains))
+        return [Picture(title, f"ratios of teacher and student: {described}", svg_element(figure))]
 
 
 def _pictures(comparisons: Sequence[Comparison], metric: str) -> list[Picture]:

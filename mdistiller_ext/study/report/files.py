@@ -7,7 +7,7 @@ from pathlib import Path
 from ...reporting.page import render
 from ...reporting.table import csv_text, plain
 from .content import Report
-from .figures import pictures
+from .figures import gains_pictures, pictures
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
@@ -28,7 +28,8 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 
 def html(report: Report) -> str:
     """One page with all tables and pictures."""
-    return render("study/report/page.html.j2", report=report, pictures=pictures(report.comparisons, report.metric))
+    drawn = {"Accuracy": pictures(report.comparisons, report.metric), "What was gained": gains_pictures(report.gains)}
+    return render("study/report/page.html.j2", report=report, pictures=drawn)
 
 
 def markdown(report: Report, tables: int | None = None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import listing
 from ...reporting.groups import Group
 from ...reporting.records import Run
+from ...run.provenance import hardware_text
 
 UNKNOWN = "–"
 
@@ -72,18 +73,13 @@ def _facts(group: Group, run: Run, packages: list[str]) -> dict[str, list[str]]:
         versions = [as_dict(start.get("versions")).get(package) for start in run.starts]
         facts[f"version of {package}"] = [str(version) for version in versions if version is not None]
     facts["commit"] = [_commit(git) for start in run.starts if (git := as_dict(start.get("git")))]
-    facts["hardware"] = [_hardware(found) for start in run.starts if (found := as_dict(start.get("hardware")))]
+    facts["hardware"] = [hardware_text(found) for start in run.starts if (found := as_dict(start.get("hardware")))]
     facts["number of processes"] = [str(start["processes"]) for start in run.starts if "processes" in start]
     return facts
 
 
 def _commit(git: Mapping[str, Any]) -> str:
     return f"{str(git.get('commit'))[:12]}{', with changed Python files' if git.get('dirty') else ''}"
-
-
-def _hardware(found: Mapping[str, Any]) -> str:
-    gpus = [str(as_dict(gpu).get("name")) for gpu in found.get("gpus") or ()]
-    return ", ".join([*gpus, str(found.get("cpu")), f"{found.get('cores')} cores", f"{found.get('threads')} threads"])
 
 
 def _count(runs: list[str]) -> str:

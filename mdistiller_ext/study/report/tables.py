@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...errors import listing
+from ...network_cost import Pair
 from ...published import published_for, recipe_differences
+from ...reporting.gains import HEADER, Gain, about, gain_rows
 from ...reporting.groups import METRICS, Group, setting_differences
 from ...reporting.records import Run
 from ...reporting.table import NONE, Table, number
-from .cost import student_cost
 from .statistics import Interval, Paired, Sample, smallest_p
 
 
@@ -133,13 +134,13 @@ def settings_table(groups: Sequence[Group]) -> Table:
     return Table("Settings that differ", ["setting", *(group.name for group in groups)], rows, text)
 
 
-def cost_table(groups: Sequence[Group]) -> Table:
-    """Size of the student, and what its training took."""
+def cost_table(groups: Sequence[Group], pairs: Mapping[str, Pair]) -> Table:
+    """Size of the student, and what its training took. ``pairs``: by the group's name, those that are known."""
     measured = {"images_per_second": 0, "test_images_per_second": 0, "peak_memory_mib": 0, "seconds": 1}  # digits
     rows = []
     for group in groups:
-        found = student_cost(group.config, group.data)
-        parameters, flops = (NONE, NONE) if found is None else (number(found[0] / 1e6, 3), number(found[1] / 1e6, 1))
+        cost = pairs[group.name].student_cost if group.name in pairs else None
+        parameters, flops = (NONE, NONE) if cost is None else (number(cost.parameters / 1e6, 3), number(cost.flops / 1e6, 1))
         means = []
         for key, digits in measured.items():
             values = [run.summary[key] for run in group.finished if key in run.summary]
@@ -153,6 +154,20 @@ def cost_table(groups: Sequence[Group]) -> Table:
         "CPU, of the whole process."
     )
     return Table("Cost", header, rows, text)
+
+
+def gains_table(gains: Sequence[Gain], command: str) -> Table:
+    """Students beside their teachers. ``command``: what measures their latency."""
+    by_networks = defaultdict(list)
+    for gain in gains:
+        by_networks[gain.networks].append(gain)
+    several = len(by_networks) > 1
+    rows = [[*([networks] * several), *row] for networks, same in by_networks.items() for row in gain_rows(same)]
+    lines = [*([] if several else by_networks), *about(gains)]
+    if not any(gain.quantity == "latency" for gain in gains):
+        lines.append(f"Latency is not measured yet. To measure it, and accuracies on the same images: {command}")
+    text = " ".join(line if line.endswith(".") else f"{line}." for line in lines)
+    return Table("What was gained", [*(["networks"] * several), "quantity", *HEADER[1:]], rows, text)
 
 
 def unfinished_table(groups: Sequence[Group], ungrouped: Sequence[Run]) -> Table:

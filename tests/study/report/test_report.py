@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from mdistiller_ext.command import run_command
+from mdistiller_ext.reporting.gains import GAINS_FILE, Gain, gains_text
+from mdistiller_ext.reporting.table import Table
 from mdistiller_ext.study import __main__ as program
 from mdistiller_ext.study.report.content import Report, make_report
+from mdistiller_ext.study.report.files import html as page_of
 from mdistiller_ext.study.report.files import write_report
 from tests.support.studies import COMMON, entry, write_run, write_study
 
@@ -170,6 +173,35 @@ def test_published_accuracies_stand_beside_ours_where_the_networks_match(tmp_pat
     assert row[2:4] == ["last 76.00, best 76.00", "1"]
     assert row[5:8] == ["5", "best", "mdistiller README"]
     assert "SOLVER.EPOCHS: 240 -> 30" in row[8]
+
+
+def test_gains_are_costs_and_what_a_folder_holds_of_measurements(tmp_path: Path) -> None:
+    write_run(tmp_path, "KD", 0, 70.0)
+
+    def table_and_page() -> tuple[Table, str]:
+        report = make_report([tmp_path])
+        (table,) = [table for table in report.tables if table.title == "What was gained"]
+        return table, page_of(report)
+
+    table, page = table_and_page()
+    assert [row[0] for row in table.rows] == ["parameters", "FLOPs", "size"]
+    assert table.rows[0][1:] == ["278,324", "83,892", "3.32"]
+    assert f"python -m mdistiller_ext.compression {tmp_path}" in table.text
+    pictures = page.count("<svg")
+    file = tmp_path / GAINS_FILE
+    file.parent.mkdir()
+    latency = {"quantity": "latency", "unit": "ms", "batch_size": 1, "teacher": 6.0, "student": 2.0, "ratio": 3.0}
+    measured = {"n": 5, "measured_on": "<a CPU>"}
+    others = ["resnet20 → resnet8, glyphs (32×32, 100 classes)", "networks of other runs"]
+    file.write_text(gains_text(Gain(networks=networks, **latency, **measured) for networks in others), encoding="utf-8")
+    table, page = table_and_page()
+    assert table.rows[3:] == [["batch 1, ms", "6.00", "2.00", "3.00"]]
+    assert "mdistiller_ext.compression" not in table.text
+    assert "&lt;a CPU&gt;" in page
+    assert page.count("<svg") == pictures + 1
+    file.write_text("of another version")
+    assert len(table_and_page()[0].rows) == 3
+    assert any("damaged or of another version" in note for note in make_report([tmp_path]).notes)
 
 
 def test_a_report_of_no_finished_run(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What distillation gained: accuracy, size and speed of students beside those of their teachers."""
