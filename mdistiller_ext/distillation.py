@@ -167,14 +167,17 @@ class Distillation:
 
     @property
     def epoch(self) -> int:
+        """The current epoch, from 1."""
         return 1 if self._trainer is None else self._trainer.state.epoch + 1
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, which is there after the first step, or at once with ``image_shape``."""
         return self._built().optimizer
 
     @property
     def scheduler(self) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of the learning rate, which is there as the optimizer is."""
         return self._built().scheduler
 
     # ---- state --------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "mdistiller_ext"
@@ -65,3 +66,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in api_pages().items():
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Rank the guides before the API in the search."""
+    if page.file.src_uri.startswith("api/"):
+        page.meta["search"] = {"boost": 0.2}
+    return markdown

