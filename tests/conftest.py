@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from mdistiller_ext.data import create_loaders
+from mdistiller_ext.data import create_loaders, glyphs
+from mdistiller_ext.data.rendering import render
 from mdistiller_ext.models import create_model
 from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
+from mdistiller_ext.run import logger
+from tests.support.runs import drawn_quickly
 
 FIGURES = pytest.StashKey[Counter[str]]()
 
@@ -25,10 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread here and in subprocesses: networks this small gain nothing from more, and CPUs may be shared."""
+    """One thread here and in subprocesses: networks this small gain nothing from more, and CPUs may be shared.
+
+    No picture of the curves either, except of the run ``done`` (system/conftest.py).
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the suite may run, ignores it, and so would the programs
+    logger.draw_curves = drawn_quickly
     config.stash[FIGURES] = Counter()
 
 
@@ -67,9 +74,11 @@ def fixed_seed() -> None:
 
 @pytest.fixture(scope="session")
 def glyphs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DATASET.ROOT with the glyphs already drawn."""
+    """A DATASET.ROOT with a quarter of the glyphs, 2,500 and 500, as each run reads and hashes them all."""
     root = tmp_path_factory.mktemp("data")
-    create_loaders("glyphs", root=root, batch_size=1, test_batch_size=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "render", lambda rendering, count, seed: render(rendering, count // 4, seed))
+        create_loaders("glyphs", root=root, batch_size=1, test_batch_size=1)
     return root
 
 
@@ -84,18 +93,18 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(glyphs_root: Path, teacher_file: Path, tmp_path: Path) -> list[str]:
-    """Overrides for a run of a second: resnet8 teaches resnet8, 64 images, 3 epochs of 2 steps, in ``tmp_path/p/run``."""
+    """Overrides for a run of a second: resnet8 teaches resnet8, 32 images, 3 epochs of 2 steps, in ``tmp_path/p/run``."""
     settings = {
         "EXPERIMENT.PROJECT": "p",
         "EXPERIMENT.NAME": "run",
         "LOG.PREFIX": tmp_path,
         "DATASET.TYPE": "glyphs",
         "DATASET.ROOT": glyphs_root,
-        "DATASET.LIMIT": 64,
+        "DATASET.LIMIT": 32,
         "DISTILLER.STUDENT": "resnet8",
         "DISTILLER.TEACHER": "resnet8",
         "DISTILLER.TEACHER_CKPT": teacher_file,
-        "SOLVER.BATCH_SIZE": 32,
+        "SOLVER.BATCH_SIZE": 16,
         "SOLVER.EPOCHS": 3,
         "SOLVER.DEVICE": "cpu",
     }

@@ -10,7 +10,6 @@ import pytest
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import (
     default_config,
-    differences,
     hyper_parameters,
     load_config,
     solver_arguments,
@@ -46,7 +45,6 @@ def test_every_recipe_is_frozen_dumps_and_reloads_to_the_same(path: Path, tmp_pa
     again = load_config(write(tmp_path / "config.yaml", config.dump()))
     assert again == config
     assert again.dump() == config.dump()
-    assert differences(config.dump(), again.dump()) == []
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "configs")))

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mdistiller_ext.run import logger
 from tests.support.faults import SMALL
 from tests.support.forge import Forge
-from tests.support.runs import drawn_quickly
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +16,6 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
     forge = Forge(tmp_path_factory.mktemp("forge"))
     yield forge
     forge.close()
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the processes that the forge starts."""
-    monkeypatch.setattr(logger, "draw_curves", drawn_quickly)
 
 
 @pytest.fixture
