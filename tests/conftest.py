@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mdistiller_ext.data import create_loaders, glyphs
-from mdistiller_ext.data.rendering import render
+from mdistiller_ext.data.base import balanced_choice
+from mdistiller_ext.data.rendering import Rendering, render
 from mdistiller_ext.models import create_model
 from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
 from mdistiller_ext.run import logger
@@ -74,10 +76,16 @@ def fixed_seed() -> None:
 
 @pytest.fixture(scope="session")
 def glyphs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DATASET.ROOT with a quarter of the glyphs, 2,500 and 500, as each run reads and hashes them all."""
+    """A DATASET.ROOT with the first quarter of the glyphs of each class, 2,500 and 500: a run reads and hashes them all."""
+
+    def render_few(rendering: Rendering, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        images, labels = render(rendering, count, seed)
+        kept = balanced_choice(labels, count // 4)
+        return images[kept], labels[kept]
+
     root = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(glyphs, "render", lambda rendering, count, seed: render(rendering, count // 4, seed))
+        patch.setattr(glyphs, "render", render_few)
         create_loaders("glyphs", root=root, batch_size=1, test_batch_size=1)
     return root
 

@@ -23,7 +23,7 @@ from mdistiller_ext.trainers.gradient_records import GradientRecords
 from mdistiller_ext.trainers.streams import Stream
 from tests.support.runs import assert_identical, stop_after
 
-DEEPKD = ["DISTILLER.TYPE", "DEEPKD", "SOLVER.TRAINER", "deepkd", "SOLVER.DEEPKD.DELTA_NCG", "0.05", "SOLVER.BATCH_SIZE", "16"]
+DEEPKD = ["DISTILLER.TYPE", "DEEPKD", "SOLVER.TRAINER", "deepkd", "SOLVER.DEEPKD.DELTA_NCG", "0.05", "SOLVER.BATCH_SIZE", "8"]
 RECORD = ["SOLVER.RECORD", "[gsnr, conflict]", "SOLVER.RECORD_EVERY", "2", "SOLVER.RECORD_WINDOW", "4"]
 
 
