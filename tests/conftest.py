@@ -20,7 +20,7 @@ from mdistiller_ext.data.rendering import Rendering, render
 from mdistiller_ext.models import create_model
 from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
 from mdistiller_ext.run import logger
-from tests.support.runs import drawn_quickly
+from tests.support.runs import drawn_quickly, tiny_run
 
 FIGURES = pytest.StashKey[Counter[str]]()
 
@@ -101,22 +101,8 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(glyphs_root: Path, teacher_file: Path, tmp_path: Path) -> list[str]:
-    """Overrides for a run of a second: resnet8 teaches resnet8, 32 images, 3 epochs of 2 steps, in ``tmp_path/p/run``."""
-    settings = {
-        "EXPERIMENT.PROJECT": "p",
-        "EXPERIMENT.NAME": "run",
-        "LOG.PREFIX": tmp_path,
-        "DATASET.TYPE": "glyphs",
-        "DATASET.ROOT": glyphs_root,
-        "DATASET.LIMIT": 32,
-        "DISTILLER.STUDENT": "resnet8",
-        "DISTILLER.TEACHER": "resnet8",
-        "DISTILLER.TEACHER_CKPT": teacher_file,
-        "SOLVER.BATCH_SIZE": 16,
-        "SOLVER.EPOCHS": 3,
-        "SOLVER.DEVICE": "cpu",
-    }
-    return [str(part) for pair in settings.items() for part in pair]
+    """Overrides for a run of half a second in ``tmp_path/p/run``; see tiny_run."""
+    return tiny_run(glyphs_root, teacher_file, tmp_path)
 
 
 @pytest.fixture
