@@ -82,6 +82,14 @@ def run_command(main: Callable[[], None]) -> None:
         warnings.showwarning = show
 
 
+def print_markdown(text: str) -> None:
+    """Print Markdown, with paragraphs and the cells of tables wrapped to the terminal's width, or to 80 columns."""
+    from rich.console import Console  # slow to import
+    from rich.markdown import Markdown
+
+    Console(highlight=False).print(Markdown(text))
+
+
 def _reader_is_gone() -> bool:
     """Whether the broken pipe is stdout, rather than a pipe to a dataloader worker or a server."""
     try:

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+import itertools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from tabulate import tabulate
 from yacs.config import CfgNode
 
 from .command import Parser, run_command
@@ -141,12 +143,14 @@ def main() -> None:
     results = published_results(**asked)
     if not results:
         raise MissingFileError("no published result for this combination is known here; leave an option out to see more")
-    header = ("data set", "teacher", "student", "method", "top-1 %", "runs", "rule", "source")
     results.sort(key=lambda result: (result.dataset, result.teacher, result.student, float(result.top1)))
-    table = [(r.dataset, r.teacher or "-", r.student, r.method, r.accuracy, r.runs, r.rule, r.source) for r in results]
-    widths = [max(len(row[column]) for row in [header, *table]) for column in range(len(header))]
-    for row in [header, *table]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for pair, group in itertools.groupby(results, key=lambda result: (result.dataset, result.teacher, result.student)):
+        dataset, teacher, student = pair
+        print(f"{dataset}: {f'{teacher} -> {student}' if teacher else f'{student} alone'}\n")
+        stated = [[cell.replace(NOT_STATED, "-") for cell in (r.method, r.accuracy, r.runs, r.rule, r.source)] for r in group]
+        header = ("method", "top-1 %", "runs", "epoch", "source")
+        print(tabulate(stated, header, "simple", disable_numparse=True, maxcolwidths=[16, None, None, None, 34]), end="\n\n")
+    print("-: not stated by the source")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from mdistiller_ext.data import create_loaders
+from mdistiller_ext.data import create_loaders, glyphs
+from mdistiller_ext.data.base import balanced_choice
+from mdistiller_ext.data.rendering import Rendering, render
 from mdistiller_ext.models import create_model
 from mdistiller_ext.registry import DATASETS, DISTILLERS, MODELS, TRAINERS
+from mdistiller_ext.run import logger
+from tests.support.runs import drawn_quickly, tiny_run
 
 FIGURES = pytest.StashKey[Counter[str]]()
 
@@ -25,10 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread here and in subprocesses: networks this small gain nothing from more, and CPUs may be shared."""
+    """One thread here and in subprocesses: networks this small gain nothing from more, and CPUs may be shared.
+
+    No picture of the curves either, except of the run ``done`` (system/conftest.py).
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the suite may run, ignores it, and so would the programs
+    logger.draw_curves = drawn_quickly
     config.stash[FIGURES] = Counter()
 
 
@@ -67,9 +76,17 @@ def fixed_seed() -> None:
 
 @pytest.fixture(scope="session")
 def glyphs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DATASET.ROOT with the glyphs already drawn."""
+    """A DATASET.ROOT with the first quarter of the glyphs of each class, 2,500 and 500: a run reads and hashes them all."""
+
+    def render_few(rendering: Rendering, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        images, labels = render(rendering, count, seed)
+        kept = balanced_choice(labels, count // 4)
+        return images[kept], labels[kept]
+
     root = tmp_path_factory.mktemp("data")
-    create_loaders("glyphs", root=root, batch_size=1, test_batch_size=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "render", render_few)
+        create_loaders("glyphs", root=root, batch_size=1, test_batch_size=1)
     return root
 
 
@@ -84,22 +101,8 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(glyphs_root: Path, teacher_file: Path, tmp_path: Path) -> list[str]:
-    """Overrides for a run of a second: resnet8 teaches resnet8, 64 images, 3 epochs of 2 steps, in ``tmp_path/p/run``."""
-    settings = {
-        "EXPERIMENT.PROJECT": "p",
-        "EXPERIMENT.NAME": "run",
-        "LOG.PREFIX": tmp_path,
-        "DATASET.TYPE": "glyphs",
-        "DATASET.ROOT": glyphs_root,
-        "DATASET.LIMIT": 64,
-        "DISTILLER.STUDENT": "resnet8",
-        "DISTILLER.TEACHER": "resnet8",
-        "DISTILLER.TEACHER_CKPT": teacher_file,
-        "SOLVER.BATCH_SIZE": 32,
-        "SOLVER.EPOCHS": 3,
-        "SOLVER.DEVICE": "cpu",
-    }
-    return [str(part) for pair in settings.items() for part in pair]
+    """Overrides for a run of half a second in ``tmp_path/p/run``; see tiny_run."""
+    return tiny_run(glyphs_root, teacher_file, tmp_path)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from mdistiller_ext.distillers import Distiller, Output, Progress, register_dist
 from mdistiller_ext.errors import ConfigError
 from mdistiller_ext.models import create_model
 from mdistiller_ext.trainers import BaseTrainer
+from tests.support.runs import tiny_run
 from tests.support.trainers import STEPS, trainer_for
 
 
@@ -48,9 +49,9 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
     return float(((a.sum(1) - b.sum(1)).abs() / b.sum(1)).max())
 
 
-@pytest.fixture
-def plain_losses(tiny: list[str]) -> Tensor:
-    trainer = trainer_for(tiny, *PLAIN, *UNFOLDED)
+@pytest.fixture(scope="module")
+def plain_losses(glyphs_root: Path, teacher_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    trainer = trainer_for(tiny_run(glyphs_root, teacher_file, tmp_path_factory.mktemp("plain")), *PLAIN, *UNFOLDED)
     assert trainer.distiller.inference_network() is trainer.distiller.teacher
     return losses(trainer)
 

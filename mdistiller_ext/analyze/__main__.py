@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from ..command import Parser, run_command
+from ..command import Parser, print_markdown, run_command
 from ..errors import UserError
 from ..plugins import load_plugins
 from .analysis import ANALYSES, Analysis
@@ -77,12 +77,11 @@ def analyse_all(groups: list[RunGroup], folder: Path, limit: int | None) -> None
 
 def show(analysis: Analysis, paths: list[Path]) -> None:
     """Print an analysis."""
-    print(f"# {analysis.title}\n\n{analysis.text}\n")
-    for table in analysis.tables:
-        print(f"{table.markdown()}\n")
-    for note in analysis.notes:
-        print(f"note: {note}")
-    print("\n".join(map(str, paths)), end="\n\n")
+    notes = [f"note: {note}" for note in analysis.notes]
+    print_markdown(
+        "\n\n".join([f"# {analysis.title}", analysis.text, *(table.markdown() for table in analysis.tables), *notes])
+    )
+    print("\n".join(["", *map(str, paths)]), end="\n\n")
 
 
 # ---- arguments ----------------------------------------------------------------------------------------------------

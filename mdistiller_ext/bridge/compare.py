@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..command import Parser
+from ..command import Parser, print_markdown
 from ..config.reading import flatten
 from ..errors import ConfigError, UserError, listing
 from ..registry import DISTILLERS, TRAINERS
@@ -214,7 +214,7 @@ def main(words: Sequence[str]) -> None:
             except UserError as error:
                 print(f"{case.method}: {error}", flush=True)
         print(f"\n{checkout.root.name}, {student} taught by {teacher}, batches of {arguments.batch_size}, {_machine()}\n")
-        print(table(results))
+        print_markdown(table(results))
         return
     result = compare(_case(checkout, arguments), steps=arguments.steps, pairs=arguments.pairs)
     print(describe(result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from yacs.config import CfgNode
@@ -13,30 +13,27 @@ from .reading import flatten, read_settings
 from .schema import GROUPS, having
 
 
-def differences(old: str, new: str) -> list[str]:
-    """Return the settings that differ between two dumped configurations, as ``KEY: old -> new``.
-
-    Raises ConfigError for any other text.
-    """
-    return list(_differences(old, new).values())
-
-
 def changes_refused_on_resume(before: str, config: CfgNode) -> list[str]:
-    """Return how ``config`` differs from the dumped configuration of a run in settings that may not change on resuming."""
-    return _changes(before, config, except_for=having(may_change=True))
+    """Return how ``config`` differs from the dumped configuration of a run in settings that may not change on resuming.
+
+    As ``KEY: before -> now``. Raises ConfigError for a text that is no configuration.
+    """
+    return _changes(read_settings(before, "the dumped configuration"), config, except_for=having(may_change=True))
 
 
-def changes_between_ranks(before: str, config: CfgNode) -> list[str]:
-    """Return how ``config`` differs from another rank's dumped configuration in settings that all ranks must share.
+def changes_between_ranks(other: CfgNode, config: CfgNode) -> list[str]:
+    """Return how ``config`` differs from another rank's in settings that all ranks must share.
 
     Those are all that decide which collective operations a rank calls; paths and dataloader workers may differ.
     """
-    return _changes(before, config, except_for=lambda key: having(may_change=True)(key) and not key.startswith("SOLVER."))
+    return _changes(
+        flatten(other), config, except_for=lambda key: having(may_change=True)(key) and not key.startswith("SOLVER.")
+    )
 
 
 def recipe_changes(recipe: CfgNode, config: CfgNode) -> list[str]:
     """Return how ``config`` differs from ``recipe`` in settings that are part of a recipe."""
-    return _changes(recipe.dump(), config, except_for=having(recipe=False))
+    return _changes(flatten(recipe), config, except_for=having(recipe=False))
 
 
 def effective_settings(config: CfgNode) -> dict[str, Any]:
@@ -49,10 +46,15 @@ def effective_settings(config: CfgNode) -> dict[str, Any]:
     return {name: value for name, value in flatten(config).items() if is_read(name)}
 
 
-def _changes(before: str, config: CfgNode, *, except_for: Callable[[str], bool]) -> list[str]:
-    """Return the differences in settings that a run of ``config`` reads, except for some."""
-    changed, is_read = _differences(before, config.dump()), _read_by(config)
-    return [line for key, line in changed.items() if is_read(key) and not except_for(key)]
+def _changes(before: Mapping[str, Any], config: CfgNode, *, except_for: Callable[[str], bool]) -> list[str]:
+    """Return the differences in settings that a run of ``config`` reads, except for some, as ``KEY: before -> now``."""
+    now, is_read = flatten(config), _read_by(config)
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return [
+        f"{name}: {_abridged(before.get(name))} -> {_abridged(now.get(name))}"
+        for name in changed
+        if is_read(name) and not except_for(name)
+    ]
 
 
 def _read_by(config: CfgNode) -> Callable[[str], bool]:
@@ -67,12 +69,6 @@ def _read_by(config: CfgNode) -> Callable[[str], bool]:
         return group in read and not of_other_trainer and not (alone and name.startswith("DISTILLER.TEACHER"))
 
     return is_read
-
-
-def _differences(old: str, new: str) -> dict[str, str]:
-    a, b = (read_settings(text, "the dumped configuration") for text in (old, new))
-    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
-    return {k: f"{k}: {_abridged(a.get(k))} -> {_abridged(b.get(k))}" for k in keys}
 
 
 def _abridged(value: Any) -> str:

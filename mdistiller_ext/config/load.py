@@ -187,7 +187,7 @@ def _coerce(default: Any, value: Any, name: str, where: str, item: type | None =
             pass
     elif isinstance(default, str) and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)  # such as EXPERIMENT.TAG 3
-    elif isinstance(default, list) and isinstance(value, list | tuple):
+    elif isinstance(default, list | None) and isinstance(value, list | tuple):
         example = item() if item is not None else default[0] if default else None
         return [_coerce(example, each, f"{name}[{i}]", where) for i, each in enumerate(value)]
     elif default is None or type(value) is type(default):

@@ -11,6 +11,7 @@ import inspect
 import io
 import json
 import logging
+import os
 import re
 import tempfile
 import warnings
@@ -86,7 +87,7 @@ class Onnx(Format):
             model = program.model_proto
         else:
             axes = {name: {0: "batch"} for name in (INPUT, OUTPUT)}
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, _without_stdout():
                 file = Path(folder, "model.onnx")
                 torch.onnx.export(classifier, (images,), file, dynamo=False, dynamic_axes=axes, **options)
                 model = extras.optional("onnx", extra="export").load(file)
@@ -255,6 +256,19 @@ def exporting(what: str) -> Iterator[None]:
         logging.disable(disabled)
 
 
+@contextlib.contextmanager
+def _without_stdout() -> Iterator[None]:
+    """Drop what C++ code writes to stdout: TorchScript's exporter writes the graph of a network that it cannot convert."""
+    stdout = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
 def _traced(classifier: Classifier, images: Tensor) -> Any:
     import torch
 
@@ -268,6 +282,6 @@ def _reason(error: BaseException) -> str:
     while cause is not None:
         text = str(cause)
         if found := re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'|operator '([\w.:]+)' to ONNX", text):
-            return f"ONNX has no operator for {found[1] or found[2]}"
+            return f"torch.onnx has no ONNX operator for {found[1] or found[2]}"
         cause = cause.__cause__
     return next((line for line in str(error).split("\n") if line), type(error).__name__)

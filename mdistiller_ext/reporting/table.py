@@ -39,7 +39,7 @@ class Table:
     def markdown(self) -> str:
         """A heading, the table in GitHub's Markdown, and the line about it."""
         rows = [[plain(cell) for cell in row] for row in self.rows]
-        text = self._tabulate(rows, [plain(cell) for cell in self.header], "github")
+        text = self._tabulate(rows, [plain(cell) for cell in self.header], "pipe")
         return "\n\n".join([f"## {plain(self.title)}", text, *([plain(self.text)] if self.text else [])])
 
     def latex(self) -> str:

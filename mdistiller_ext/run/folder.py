@@ -168,7 +168,7 @@ class Run(Recorder):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"the run folder {folder} cannot be made: {error.strerror}") from error
-        checkpoint.write_atomically(folder / "config.yaml", self.identity.config.dump().encode())
+        checkpoint.write_atomically(folder / "config.yaml", self.identity.config_text.encode())
         if self.identity.data.classes:
             names = os.fsencode("".join(f"{name}\n" for name in self.identity.data.classes))
             checkpoint.write_atomically(folder / "classes.txt", names)

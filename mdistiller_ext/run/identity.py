@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,12 @@ class RunIdentity:
     plugins: Mapping[str, bytes]
     earlier_plugins: dict[str, str] = field(default_factory=dict)
 
+    @functools.cached_property
+    def config_text(self) -> str:
+        """The configuration as yaml, as it is in ``config.yaml`` and in every checkpoint."""
+        text: str = self.config.dump()
+        return text
+
     def plugin_hashes(self) -> dict[str, str]:
         """SHA-256 of each plug-in by file name."""
         return {name: hashlib.sha256(source).hexdigest() for name, source in self.plugins.items()}
@@ -40,7 +47,7 @@ class RunIdentity:
     def saved(self) -> dict[str, Any]:
         """Entries of a checkpoint."""
         return {
-            "config": self.config.dump(),
+            "config": self.config_text,
             "teacher_hash": self.teacher_hash,
             "plugins": self.earlier_plugins | self.plugin_hashes(),
             "data": self.data.plain(),
@@ -48,7 +55,7 @@ class RunIdentity:
 
     def differences(self, other: RunIdentity) -> list[str]:
         """How this run differs from that of another rank, which must do the same job."""
-        found = changes_between_ranks(self.config.dump(), other.config)
+        found = changes_between_ranks(self.config, other.config)
         if self.teacher_hash != other.teacher_hash:
             found.append("another checkpoint of the teacher")
         if self.plugins != other.plugins:

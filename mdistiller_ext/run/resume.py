@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import checkpoint
-from ..config import differences
+from ..config import read_settings
 from ..distributed import world_size
 from ..errors import CorruptFileError, MissingFileError, Note, UserError
 from ..trainers.state import TrainState, check_state
@@ -83,7 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
         check_state(state)
         if not isinstance(state.get("config"), str):
             raise ValueError(f"its config is {type(state['config']).__name__}" if "config" in state else "it has no config")
-        differences(state["config"], state["config"])  # readable
+        read_settings(state["config"], "the dumped configuration")
     except ValueError as error:
         raise CorruptFileError(f"{path} is no checkpoint of a run ({error}): nothing can go on from it") from error
     return state

@@ -15,6 +15,12 @@ from mdistiller_ext.analyze.analysis import ANALYSES
 from tests.support.programs import Finished, run_main
 from tests.support.runs import assert_one_line_error, names
 
+QUICK = {
+    "averaging": {"points": 3, "bn_images": 20},
+    "curvature": {"eigenvalues": 1, "vectors": 2},
+    "landscape": {"points": 3, "points_2d": 2, "bn_images": 20},
+}
+
 
 def analyze(*words: object) -> Finished:
     return run_main(main, PROGRAM, *words)
@@ -22,9 +28,13 @@ def analyze(*words: object) -> Finished:
 
 @pytest.fixture(scope="module")
 def everything(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Path]:
-    """``analyze all`` of two runs, and its folder."""
+    """``analyze all`` of two runs with the options of ``QUICK`` as defaults, and its folder."""
     folder = tmp_path_factory.mktemp("analysis")
-    return analyze("all", trained / "kd0", trained / "deepkd0", "--limit", 20, "--out", folder), folder
+    with pytest.MonkeyPatch.context() as patch:
+        for name, options in QUICK.items():
+            for option, value in options.items():
+                patch.setitem(inspect.unwrap(ANALYSES.get(name)).__kwdefaults__, option, value)
+        return analyze("all", trained / "kd0", trained / "deepkd0", "--limit", 20, "--out", folder), folder
 
 
 def test_all_writes_numbers_and_pictures_of_every_analysis_and_one_page(everything: tuple[Finished, Path]) -> None:

@@ -10,7 +10,6 @@ import pytest
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import (
     default_config,
-    differences,
     hyper_parameters,
     load_config,
     solver_arguments,
@@ -27,18 +26,15 @@ from tests.support.configs import message, write
 from tests.support.programs import ROOT, run_program
 from tests.support.runs import assert_one_line_error
 
-RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
+# One of each folder, a method on a data set; tests/system/test_recipes.py loads them all.
+RECIPES = sorted({path.parent: path for path in sorted((ROOT / "configs").rglob("*.yaml"))}.values())
 
 
 # ---- recipes ------------------------------------------------------------------------------------------------------
 
 
-def test_there_are_recipes() -> None:
-    assert len(RECIPES) >= 9
-
-
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "configs")))
-def test_every_recipe_is_frozen_dumps_and_reloads_to_the_same(path: Path, tmp_path: Path) -> None:
+def test_a_recipe_is_frozen_dumps_and_reloads_to_the_same(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     assert config.is_frozen()
     with pytest.raises(AttributeError):
@@ -46,13 +42,6 @@ def test_every_recipe_is_frozen_dumps_and_reloads_to_the_same(path: Path, tmp_pa
     again = load_config(write(tmp_path / "config.yaml", config.dump()))
     assert again == config
     assert again.dump() == config.dump()
-    assert differences(config.dump(), again.dump()) == []
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "configs")))
-def test_every_recipe_says_by_which_command_it_is_run(path: Path) -> None:
-    if len(path.relative_to(ROOT / "configs").parts) == 3:  # else a base
-        assert f"python train.py --cfg {path.relative_to(ROOT)}" in path.read_text(encoding="utf-8").splitlines()[0]
 
 
 def test_the_main_job_is_deepkd_by_the_papers_rule() -> None:

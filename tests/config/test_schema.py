@@ -73,7 +73,7 @@ def test_an_argument_declares_facts_in_its_annotation(forget_plugins: None) -> N
     for name in ("CACHE", "VERBOSE"):
         assert f"unknown setting MINE.{name}" in message(None, f"MINE.{name}", "1")
     name = ["EXPERIMENT.NAME", config.EXPERIMENT.NAME]
-    other = load_config(None, [*run, *name, "MINE.LAYERS", "[b]", "MINE.OPTIONAL", "[1]", "MINE.THREADS", "3"])
+    other = load_config(None, [*run, *name, "MINE.LAYERS", "[b]", "MINE.OPTIONAL", "(1,)", "MINE.THREADS", "3"])
     assert changes_refused_on_resume(config.dump(), other) == ["MINE.LAYERS: ['a'] -> ['b']"]
     assert recipe_changes(config, other) == ["MINE.LAYERS: ['a'] -> ['b']"]
 

@@ -62,7 +62,7 @@ def test_a_run_trains_on_the_fraction_of_each_class_and_tests_on_the_other_train
     whole, _ = create_loaders("glyphs", **options)
     train, held_out = create_loaders("glyphs", validation=run.config.DATASET.VALIDATION, **options)
     per_class = torch.bincount(train.labels)  # type: ignore[union-attr]
-    assert per_class.tolist() == [round(fraction * 100)] * 100
+    assert per_class.tolist() == [round(fraction * 25)] * 100
     assert held_out.num_images == whole.num_images - train.num_images
 
 

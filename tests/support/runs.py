@@ -27,6 +27,25 @@ RUNS = {
 }
 
 
+def tiny_run(root: Path, teacher: Path, folder: Path) -> list[str]:
+    """Overrides: resnet8 teaches resnet8, 32 images, 3 epochs of 2 steps, in ``folder/p/run``."""
+    settings = {
+        "EXPERIMENT.PROJECT": "p",
+        "EXPERIMENT.NAME": "run",
+        "LOG.PREFIX": folder,
+        "DATASET.TYPE": "glyphs",
+        "DATASET.ROOT": root,
+        "DATASET.LIMIT": 32,
+        "DISTILLER.STUDENT": "resnet8",
+        "DISTILLER.TEACHER": "resnet8",
+        "DISTILLER.TEACHER_CKPT": teacher,
+        "SOLVER.BATCH_SIZE": 16,
+        "SOLVER.EPOCHS": 3,
+        "SOLVER.DEVICE": "cpu",
+    }
+    return [str(part) for pair in settings.items() for part in pair]
+
+
 MEASURED = {"seconds", "images_per_second", "test_images_per_second", "peak_memory_mib"}  # of summary.json: never the same
 
 

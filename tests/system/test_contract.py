@@ -82,7 +82,7 @@ def test_a_run_stopped_and_resumed_is_the_run_never_stopped(
 
 
 def test_it_trains_in_two_processes(arguments: list[str], tmp_path: Path) -> None:
-    finished = spawn_program("train.py", *arguments, "SOLVER.BATCH_SIZE", 33, "SOLVER.DEVICE", "cpu", processes=2)
+    finished = spawn_program("train.py", *arguments, "SOLVER.BATCH_SIZE", 17, "SOLVER.EPOCHS", 1, processes=2)
     assert (finished.status, finished.err) == (0, "")
     own = checkpoint.load(tmp_path / "p" / "run" / "latest")["distiller"]
     assert (own["memory"].abs().sum(dim=1) > 0).all()  # also the images of the other process

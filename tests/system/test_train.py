@@ -24,7 +24,8 @@ from mdistiller_ext import checkpoint
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.models import create_model
-from mdistiller_ext.run import run_folder
+from mdistiller_ext.run import logger, run_folder
+from mdistiller_ext.run.curves import draw_curves
 from tests.support.programs import ROOT, Finished, run_program, spawn_program
 from tests.support.runs import (
     ALWAYS,
@@ -155,7 +156,10 @@ def test_the_average_of_the_last_students_is_saved_and_told(tiny: list[str], tmp
     assert f"top-1 {summary['average_top1']:.2f} %" in evaluated.out
 
 
-def test_a_run_in_a_process_of_its_own_is_quiet_on_stderr_and_the_same(tiny: list[str], tmp_path: Path) -> None:
+def test_a_run_in_a_process_of_its_own_is_quiet_on_stderr_and_the_same(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger, "draw_curves", draw_curves)
     arguments = [*tiny, *RUNS["deepkd"].split()]
     spawned = spawn_program("train.py", *arguments)
     assert (spawned.status, spawned.err) == (0, "")

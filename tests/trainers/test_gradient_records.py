@@ -18,13 +18,12 @@ from mdistiller_ext.distillers import Distiller, Output, Progress
 from mdistiller_ext.distillers.outputs import Batch
 from mdistiller_ext.errors import ConfigError
 from mdistiller_ext.models import register_model
-from mdistiller_ext.run import logger
 from mdistiller_ext.trainers import BaseTrainer
 from mdistiller_ext.trainers.gradient_records import GradientRecords
 from mdistiller_ext.trainers.streams import Stream
-from tests.support.runs import assert_identical, drawn_quickly, stop_after
+from tests.support.runs import assert_identical, stop_after
 
-DEEPKD = ["DISTILLER.TYPE", "DEEPKD", "SOLVER.TRAINER", "deepkd", "SOLVER.DEEPKD.DELTA_NCG", "0.05", "SOLVER.BATCH_SIZE", "16"]
+DEEPKD = ["DISTILLER.TYPE", "DEEPKD", "SOLVER.TRAINER", "deepkd", "SOLVER.DEEPKD.DELTA_NCG", "0.05", "SOLVER.BATCH_SIZE", "8"]
 RECORD = ["SOLVER.RECORD", "[gsnr, conflict]", "SOLVER.RECORD_EVERY", "2", "SOLVER.RECORD_WINDOW", "4"]
 
 
@@ -70,7 +69,6 @@ def test_training_is_bit_identical_with_and_without_records(tiny: list[str], dro
 def test_a_run_stopped_within_an_epoch_and_window_records_the_same(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logger, "draw_curves", drawn_quickly)
     arguments = [*tiny, *DEEPKD, *RECORD, "SOLVER.CHECKPOINT_STEPS", "1", "SOLVER.RECORD_WINDOW", "5"]
     whole = build_trainer(load_config(None, arguments), tmp_path / "whole")
     whole.train()

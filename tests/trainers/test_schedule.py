@@ -42,7 +42,7 @@ def test_cosine_falls_from_the_full_rate_towards_zero(tiny: list[str], monkeypat
 
 
 def test_onecycle_spans_all_steps_and_peaks_at_the_rate(tiny: list[str]) -> None:
-    run = make_trainer(tiny, "DISTILLER.TYPE", "NONE", "SOLVER.LR_SCHEDULER", "onecycle", "SOLVER.LR", 0.1, "DATASET.LIMIT", 70)
+    run = make_trainer(tiny, "DISTILLER.TYPE", "NONE", "SOLVER.LR_SCHEDULER", "onecycle", "SOLVER.LR", 0.1, "DATASET.LIMIT", 35)
     seen: list[float] = []
     step = run.train_step
 

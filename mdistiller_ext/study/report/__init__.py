@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...command import print_markdown
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
@@ -20,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Write the report, and print accuracies, differences and the paths."""
-    from .content import make_report  # imported here: scipy costs a second, also where the arguments are only parsed
+    # Imported here: scipy costs a second, also where the arguments are only parsed.
+    from .content import make_report
     from .files import markdown, write_report
 
     report = make_report(arguments.folders, arguments.baseline, arguments.metric)
     paths = write_report(report, arguments.out or arguments.folders[0] / "report")
-    print(markdown(report, tables=2))
-    print("\n".join(map(str, paths)))
+    print_markdown(markdown(report, tables=2))
+    print("\n".join(["", *map(str, paths)]))

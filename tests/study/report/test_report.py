@@ -230,9 +230,10 @@ def test_the_command_prints_the_summary_and_the_paths(
     shutil.copytree(study, copy)
     assert run(monkeypatch, copy, "--metric", "best", "--baseline", "AT") == 0
     out = capsys.readouterr().out
-    assert "| PRKD " in out
+    assert "\n PRKD " in out
+    assert max(map(len, out.split(str(copy))[0].splitlines())) <= 80
     assert "Paired differences from AT" in out
-    assert "best top-1, in points" in out
+    assert "best top-1, in points" in " ".join(out.split())
     for name in ("report.md", "report.html", "table.tex", "runs.csv", "summary.csv", "comparison.csv"):
         assert str(copy / "report" / name) in out.splitlines()
 

@@ -7,23 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from mdistiller_ext.run import logger
 from tests.support.faults import SMALL
 from tests.support.forge import Forge
-from tests.support.runs import drawn_quickly
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
     forge = Forge(tmp_path_factory.mktemp("forge"))
     yield forge
     forge.close()
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the processes that the forge starts."""
-    monkeypatch.setattr(logger, "draw_curves", drawn_quickly)
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ import pytest
 
 from mdistiller_ext import checkpoint
 from mdistiller_ext.errors import CorruptFileError
-from mdistiller_ext.run import logger
 from tests.support.faults import KD_RUN, SMALL, Figures, contents
 from tests.support.programs import run_program
-from tests.support.runs import assert_identical, assert_one_line_error, assert_same_run, drawn_quickly, names, stop_after
+from tests.support.runs import assert_identical, assert_one_line_error, assert_same_run, names, stop_after
 
 SEAL_BYTES = len(checkpoint._SEAL) + 64
 
@@ -34,7 +33,6 @@ def stopped_and_whole(
     with pytest.MonkeyPatch.context() as patch:
         for steps in (99, 5):
             place = tmp_path_factory.mktemp("damage")
-            patch.setattr(logger, "draw_curves", drawn_quickly)
             stop_after(patch, steps)
             run_program("train.py", *arguments, "LOG.PREFIX", place)
             places.append(place / "p" / "run")
