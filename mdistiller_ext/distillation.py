@@ -126,11 +126,12 @@ class Distillation:
         Raises ConfigError for a batch of another form, and after the last epoch; DivergedError for a loss or weights that are
         not finite, which is checked every 50 steps.
         """
+        self._check_batch(images, labels, index)
         trainer = self._trainer or self._build((images.shape[-3], images.shape[-2], images.shape[-1]))
         distiller, state = self._distiller, trainer.state
         if state.epoch >= trainer.epochs:
             raise ConfigError(f"all {trainer.epochs} epochs are done; give more by epochs=...")
-        self._check_batch(images, labels, index)
+        self._check_classes(labels)
         if not self.student.training:
             self.student.train()
         inputs = [part.to(trainer.device, non_blocking=True) for part in (images, labels, index) if part is not None]
@@ -253,18 +254,24 @@ class Distillation:
 
     def _check_batch(self, images: Tensor, labels: Tensor, index: Tensor | None) -> None:
         views, method = len(self._distiller.views), self.config.DISTILLER.TYPE
+        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+            kinds = f"{type(images).__name__} and {type(labels).__name__}"
+            raise ConfigError(f"step(images, labels) takes tensors, not {kinds}")
         wanted = "[N, 3, H, W]" if views == 1 else f"[N, {views}, 3, H, W], the views {listing(self._distiller.views)}"
-        if images.ndim != 4 + (views > 1) or (views > 1 and images.shape[1] != views):
+        if images.ndim != 4 + (views > 1) or (views > 1 and images.shape[1] != views) or not len(images):
             raise ConfigError(f"{method} takes images {wanted}, not {list(images.shape)}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             kind = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
             raise ConfigError(f"labels must be int64 [{len(images)}], one for each image, not {kind}")
-        if labels.device.type == "cpu" and not (labels.min() >= 0 and labels.max() < self._classes):  # no device waits for this
-            found = f"{int(labels.min())} to {int(labels.max())}"
-            raise ConfigError(f"labels must lie in 0..{self._classes - 1}, the student's classes, not {found}")
         if (index is None) == self._distiller.needs_index:
             needs = "needs the positions of the images in the training set" if index is None else "takes no positions of images"
             raise ConfigError(f"{method} {needs}: step(images, labels{', index' if index is None else ''})")
+
+    def _check_classes(self, labels: Tensor) -> None:
+        # Of labels on a GPU it would synchronise the device, which reports them itself.
+        if labels.device.type == "cpu" and not (labels.min() >= 0 and labels.max() < self._classes):
+            found = f"{int(labels.min())} to {int(labels.max())}"
+            raise ConfigError(f"labels must lie in 0..{self._classes - 1}, the student's classes, not {found}")
 
     def _check_finite(self, losses: Mapping[str, Tensor]) -> None:
         if not is_finite(torch.stack(list(losses.values())), self._distiller):

@@ -249,7 +249,7 @@ def test_accelerate_prepares_the_loader() -> None:
 
 def wrong(**arguments: Any) -> Callable[[], Any]:
     student, teacher = networks()
-    given = {"method": "KD", "student": student, "teacher": teacher, "steps_per_epoch": 0} | arguments
+    given: dict[str, Any] = {"method": "KD", "student": student, "teacher": teacher, "steps_per_epoch": 0} | arguments
     return lambda: Distillation(**given).step(*batches(1)[0])
 
 
@@ -279,7 +279,12 @@ def wrong(**arguments: Any) -> Callable[[], Any]:
         ),
         (wrong(param_groups=[{"params": nn.Linear(1, 1).parameters()}]), ConfigError, r"param_groups\[0\]: params must be"),
         (wrong(param_groups=[{"params": [], "momentum": 0}]), ConfigError, "has the key 'momentum'"),
-        (wrong(method="CRD"), ConfigError, "CRD needs the labels of the training set: give train_labels"),
+        (wrong(method="CRD"), ConfigError, r"CRD needs the positions of the images .*: step\(images, labels, index\)"),
+        (
+            wrong(method="CRD", image_shape=(3, 8, 8)),
+            ConfigError,
+            "CRD needs the labels of the training set: give train_labels",
+        ),
         (wrong(lr_scheduler="onecycle"), ConfigError, "give steps_per_epoch"),
         (lambda: Distillation("KD", *networks()).optimizer, ConfigError, "nothing is built before the first step"),
         (lambda: Distillation("KD", *networks()).load_state_dict({}), ConfigError, "not a state of Distillation"),
@@ -294,12 +299,15 @@ def test_mistakes_are_named(mistake: Callable[[], Any], error: type[UserError], 
     ("images", "labels", "text"),
     [
         (torch.zeros(8, 2, 3, 8, 8), torch.zeros(8).long(), r"KD takes images \[N, 3, H, W\], not \[8, 2, 3, 8, 8\]"),
+        (torch.zeros(0, 3, 8, 8), torch.zeros(0).long(), r"not \[0, 3, 8, 8\]"),
+        (torch.zeros(8, 3), torch.zeros(8).long(), r"KD takes images \[N, 3, H, W\], not \[8, 3\]"),
+        ({"pixel_values": 1}, [1], r"step\(images, labels\) takes tensors, not dict and list"),
         (torch.zeros(8, 3, 8, 8), torch.zeros(8, 10), r"labels must be int64 \[8\], one for each image, not float32 \[8, 10\]"),
         (torch.zeros(8, 3, 8, 8), torch.full((8,), 10), r"labels must lie in 0\.\.9, the student's classes, not 10 to 10"),
     ],
 )
 def test_batches_of_another_form_are_named(images: Tensor, labels: Tensor, text: str) -> None:
-    own = Distillation("KD", *networks(), steps_per_epoch=0, image_shape=(3, 8, 8))
+    own = Distillation("KD", *networks(), steps_per_epoch=0)
     with pytest.raises(ConfigError, match=text):
         own.step(images, labels)
 
