@@ -87,7 +87,8 @@ def print_summary(config: CfgNode, folder: Path, summary: dict[str, Any]) -> Non
         print(f"          {'':<12} {summary['average_top1']:6.2f} %  average of the last {summary['average_epochs']} epochs")
     print(
         f"  run folder: {folder}  ({summary['seconds']:.0f} s; curves.png, metrics.csv, TensorBoard: train.events)\n"
-        f"  evaluate it:                  {python_command('eval.py', '-c', shlex.quote(str(folder)))}"
+        f"  evaluate it:                  {python_command('eval.py', '-c', shlex.quote(str(folder)))}\n"
+        f"  export it:                    {python_command('mdistiller_ext.export', shlex.quote(str(folder)))}"
     )
     print_published(config)
     alone = CONFIGS / config.DATASET.TYPE / "none" / f"{config.DISTILLER.STUDENT}.yaml"

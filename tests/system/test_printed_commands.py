@@ -40,6 +40,8 @@ def test_what_a_run_prints_can_be_run_from_there(tiny: list[str], elsewhere: Pat
     evaluated = shell(after("evaluate it:", trained.stdout), elsewhere)
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout.startswith("resnet8 (")
+    exported = shell(f"{after('export it:', trained.stdout)} --to state_dict", elsewhere)
+    assert exported.returncode == 0, exported.stderr
     *_, recipe = shlex.split(after("compare with a plain student:", trained.stdout))
     assert load_config(recipe).DISTILLER.TYPE == "NONE"
 
