@@ -19,6 +19,7 @@ from torch.fx.experimental.optimization import fuse
 from .distillers import Distiller
 from .distributed import launched, local_rank
 from .errors import ConfigError, listing
+from .models.adapter import Adapter
 
 # Largest difference that folding may make, relative to the largest logit. Folding reorders roundings of 1e-7; an incorrect
 # fold changes the logits entirely.
@@ -196,7 +197,9 @@ def fold_batch_norm(model: nn.Module, images: Tensor) -> nn.Module:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch.fx, about the traced code
-                folded = fuse(model)
+                folded: nn.Module = fuse(model.network if isinstance(model, Adapter) else model)
+            if isinstance(model, Adapter):  # whose hooks would not be traced
+                folded = model.around(folded)
             after = folded(images)
         except Exception:  # tracing runs the network's own code on proxies: any exception is possible
             return model

@@ -64,7 +64,7 @@ ONLY = {
     "distillers": {"errors", "registry", "settings", "losses", "evaluate", "distributed", "models"},
     "weights": {"errors", "checkpoint", "data", "models"},
     "teacher_cache": {"errors", "data"},
-    "acceleration": {"errors", "distributed", "distillers"},
+    "acceleration": {"errors", "distributed", "models", "distillers"},
     "memory": {"distributed", "evaluate", "distillers"},
     "bridge": {
         *("errors", "command", "registry", "settings", "distributed", "meters", "checkpoint", "models"),
@@ -95,8 +95,8 @@ COVERED_BY = {
     "distillers/progress.py": "distillers/test_base.py",
     "data/rendering.py": "data/test_glyphs.py",
     "data/reading.py": "data/test_data.py",  # the steps of create_loaders
-    "config/arguments.py": "test_distillation.py",  # settings in a call
-    "models/adapter.py": "test_distillation.py",  # networks of one's own
+    "config/arguments.py": "distillation/test_checks.py",  # settings in a call
+    "models/adapter.py": "distillation/test_networks.py",  # networks of one's own
     "models/blocks.py": "models/test_models.py",  # parts of the networks
     "models/layers.py": "models/test_models.py",
     "models/heads.py": "distillers/test_simkd.py",  # the head that this method attaches

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from yacs.config import CfgNode
 
-from ..errors import ConfigError, UnknownNameError, did_you_mean
+from ..errors import ConfigError, ConfigWarning, UnknownNameError, did_you_mean
 from .load import load_config
 from .schema import names_of_arguments
 
@@ -33,9 +34,13 @@ def load_arguments(
     Raises UnknownNameError for an unknown argument, with the nearest known one, ConfigError for one that is both the method's
     and the trainer's, and what :func:`load_config` raises.
     """
-    overrides = ["DISTILLER.TYPE", method, "EXPERIMENT.NAME", "own loop"]
-    overrides += ["SOLVER.TRAINER", trainer] if trainer is not None else []
-    trainer = load_config(cfg, overrides).SOLVER.TRAINER
+    if trainer is None:
+        trainer = "base"
+        if cfg is not None:
+            with warnings.catch_warnings():  # they are issued below
+                warnings.simplefilter("ignore", ConfigWarning)
+                trainer = load_config(cfg, ["DISTILLER.TYPE", method]).SOLVER.TRAINER
+    overrides = ["DISTILLER.TYPE", method, "SOLVER.TRAINER", trainer, "EXPERIMENT.NAME", "own loop"]
     names = {name: keys for name, keys in names_of_arguments(method, trainer).items() if name not in _OF_THE_LOOP}
     names |= _PLACEMENT
     full = {key: [key] for keys in names.values() for key in keys}
@@ -50,4 +55,4 @@ def load_arguments(
             ways = " or ".join(f'**{{"{key}": {value!r}}}' for key in keys)
             raise ConfigError(f"'{name}' is a setting of the method and of the trainer: give {ways}")
         overrides += [keys[0], value]
-    return load_config(cfg, overrides)
+    return load_config(cfg, overrides, source="the call")

@@ -37,6 +37,7 @@ def load_config(
     *,
     for_evaluation: bool = False,
     dialect: Dialect | None = None,
+    source: str = "the command line",
 ) -> CfgNode:
     """Load the configuration of a yaml file and freeze it.
 
@@ -49,6 +50,7 @@ def load_config(
         for_evaluation: Take only those settings from the file that an evaluation reads. The method of the run that wrote it
             may then be unknown.
         dialect: called with the settings of each file and of the overrides before they are merged.
+        source: where the overrides are from, for messages.
 
     Raises ConfigError for a missing or unreadable file or a value of the wrong type, UnknownNameError for an unknown key or
     name; both suggest the nearest known one.
@@ -71,7 +73,7 @@ def load_config(
         key: value if key in schema and isinstance(schema[key].default, str) else _parse(value) for key, value in given.items()
     }
     settings = settings if dialect is None else dialect(settings, method)
-    _merge_settings(config, settings, schema, where="the command line")
+    _merge_settings(config, settings, schema, where=source)
     _check(config, schema)
     changed = {name: value for name, value in flatten(config).items() if schema[name].default != value}
     unused = _without_effect(config, schema, changed)

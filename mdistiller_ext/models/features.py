@@ -71,16 +71,15 @@ class Recorder:
         self.setting = setting
         self._outputs: dict[str, Any] = {}
         self._pooled: Tensor | None = None
-        self._classes = 0
 
     def record_output(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of the module at ``path``."""
         # A copy: the modules that follow may work in place, as torchvision's activations do.
         self._outputs[path] = output.clone() if isinstance(output, Tensor) else output
 
-    def record_input(self, module: nn.Linear, args: tuple[Tensor, ...]) -> None:
-        """Forward pre-hook of the classifier, or of all linear layers, of which it is the last one to run."""
-        self._pooled, self._classes = args[0], module.out_features
+    def record_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """Forward pre-hook of the classifier."""
+        self._pooled = args[0]
 
     def add_to_output(self, module: nn.Module, args: Any, output: Any) -> Output:
         """Forward hook of the network."""
@@ -95,7 +94,7 @@ class Recorder:
             features = _without(features, "preact_feats") | {
                 "feats": [self._map(path, outputs, network) for path in self.paths]
             }
-        if pooled is not None and pooled.ndim == 2 and self._classes == logits.shape[1]:
+        if pooled is not None and pooled.ndim == 2:
             features = {"pooled_feat": pooled} | features
         return logits, features
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..distillers.base import Distiller
-from ..errors import ConfigError, did_you_mean, listing
+from ..errors import ConfigError, did_you_mean, listing, shown
 from ..optim import ComponentSGD
 from .streams import Stream
 
@@ -72,7 +72,7 @@ def parameter_groups(
         if ("norm" in no_decay and isinstance(module, _NORMS)) or ("bias" in no_decay and name == "bias")
     }
     scales = _scales(distiller)
-    own = _own_groups(own_groups, set(distiller.learnable_parameters()))
+    own = _own_groups(own_groups, {parameter for parameter in distiller.learnable_parameters() if parameter.requires_grad})
     taken = {parameter for group in own for parameter in group["params"]}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, False): []}
     for parameter in distiller.learnable_parameters():
@@ -91,12 +91,17 @@ def _own_groups(groups: Sequence[Mapping[str, Any]], learnable: Collection[nn.Pa
     own = []
     for number, group in enumerate(groups):
         where = f"param_groups[{number}]"
+        if not isinstance(group, Mapping):
+            raise ConfigError(f"{where} must be a dictionary with params, lr or weight_decay, not {shown(group)}")
+        for key in group.keys() & {"lr", "weight_decay"}:
+            if not isinstance(group[key], int | float):
+                raise ConfigError(f"{where}: {key} must be a number, not {shown(group[key])}")
         for key in sorted(group.keys() - {"params", "lr", "weight_decay"}):
             raise ConfigError(f"{where} has the key '{key}'; known: params, lr, weight_decay")
         given = group.get("params", [])
         params = [given] if isinstance(given, nn.Parameter) else list(given)
         if not params or not all(isinstance(p, nn.Parameter) and p in learnable for p in params):
-            raise ConfigError(f"{where}: params must be parameters of the student, at least one")
+            raise ConfigError(f"{where}: params must be parameters of the student that require gradients, at least one")
         own.append({**group, "params": params})
     return own
 

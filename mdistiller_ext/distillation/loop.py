@@ -1,4 +1,4 @@
-"""Distillation in a training loop of one's own: any method, any trainer, any two networks."""
+"""Distillation, batch by batch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .acceleration import accelerate, place
-from .config import changes_refused_on_resume, hyper_parameters, load_arguments, solver_arguments, stream_options
-from .distillers import create_distiller
-from .distributed import broadcast_, sizes_of_ranks
-from .errors import ConfigError, DivergedError, Note, listing
-from .evaluate import eval_mode
-from .models.adapter import Adapter
-from .registry import DISTILLERS, TRAINERS
-from .trainers import BaseTrainer
-from .trainers.loaders import OwnLoop
-from .trainers.nonfinite import is_finite
-from .trainers.schedule import step_after_epoch
+from ..acceleration import accelerate, place
+from ..config import changes_refused_on_resume, hyper_parameters, load_arguments, solver_arguments, stream_options
+from ..distillers import create_distiller
+from ..distributed import broadcast_, sizes_of_ranks
+from ..errors import ConfigError, DivergedError, Note, listing
+from ..evaluate import eval_mode
+from ..models.adapter import Adapter
+from ..registry import DISTILLERS, TRAINERS
+from ..trainers import BaseTrainer
+from ..trainers.loaders import OwnLoop
+from ..trainers.nonfinite import is_finite
+from ..trainers.schedule import step_after_epoch
+from .checks import check_arguments, check_batch, check_networks, check_range, check_state
 
 _FINITE_CHECK_STEPS = 50  # a check synchronises the device
 
@@ -56,12 +57,13 @@ class Distillation:
             ``[{"params": student.fc.parameters(), "lr": 0.5}]``.
         cfg: yaml file whose settings apply, of one of ``configs/`` for example.
         settings: arguments of the trainer (``lr``, ``epochs``, ``momentum``, ``weight_decay``, ``lr_scheduler``, ``amp``, ...)
-            and of the method, over those of ``cfg``. Where both have one of a name, give the name of the setting:
-            ``**{"SOLVER.DEEPKD.RULE": "official"}``.
+            and of the method, over those of ``cfg``. ``lr_scheduler=None`` leaves the learning rates to the loop. Where both
+            have an argument of one name, give the name of the setting: ``**{"SOLVER.DEEPKD.RULE": "official"}``.
 
     Attributes:
         student, teacher: the networks as given. Features are recorded by hooks that exist during a step only.
-        optimizer: ComponentSGD; its ``param_groups`` may be changed as usual.
+        optimizer: ComponentSGD. Learning rates that are changed by hand, or by a scheduler of the loop's own, need
+            ``lr_scheduler=None``: the scheduler below sets them anew after each epoch.
         scheduler: scheduler of the learning rate, stepped by :meth:`end_epoch` or, if it is ``onecycle``, by :meth:`step`.
         epoch: number of the current epoch, from 1.
         logits: the student's logits ``[N, C]`` of the last step, detached.
@@ -87,11 +89,13 @@ class Distillation:
         cfg: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
-        _check_networks(student, teacher)
+        check_networks(student, teacher)
+        check_arguments(steps_per_epoch, image_shape, train_labels)
         self.student, self.teacher = student, teacher
+        self._own_schedule = settings.get("lr_scheduler", "") is None
+        if self._own_schedule:
+            del settings["lr_scheduler"]
         self.config = load_arguments(method, trainer, settings, cfg=cfg)
-        if steps_per_epoch is not None and steps_per_epoch < 0:
-            raise ConfigError(f"steps_per_epoch must be the number of batches of an epoch, or 0, not {steps_per_epoch}")
         self.steps_per_epoch = steps_per_epoch
         self.logits: Tensor | None = None
         self._param_groups = param_groups
@@ -126,21 +130,23 @@ class Distillation:
         Raises ConfigError for a batch of another form, and after the last epoch; DivergedError for a loss or weights that are
         not finite, which is checked every 50 steps.
         """
-        self._check_batch(images, labels, index)
+        check_batch(self._distiller, self.config.DISTILLER.TYPE, images, labels, index)
         trainer = self._trainer or self._build((images.shape[-3], images.shape[-2], images.shape[-1]))
         distiller, state = self._distiller, trainer.state
         if state.epoch >= trainer.epochs:
             raise ConfigError(f"all {trainer.epochs} epochs are done; give more by epochs=...")
-        self._check_classes(labels)
+        check_range(labels, self._classes, "labels", "the student's classes")
         if not self.student.training:
             self.student.train()
+        if self.teacher is not None and self.teacher.training and distiller.teacher is not None:  # by a module that holds both
+            distiller.teacher.eval()
         inputs = [part.to(trainer.device, non_blocking=True) for part in (images, labels, index) if part is not None]
         distiller.batch_sizes = sizes_of_ranks(len(labels), trainer.device)
         self.logits, losses = trainer.train_step(*inputs)
         state.step += 1
         if state.step % _FINITE_CHECK_STEPS == 1:
             self._check_finite(losses)
-        if trainer.scheduler_steps_each_batch:
+        if trainer.scheduler_steps_each_batch and not self._own_schedule:
             trainer.scheduler.step()
         if state.step == self.steps_per_epoch:
             self.end_epoch()
@@ -154,7 +160,7 @@ class Distillation:
         """
         trainer = self._built()
         broadcast_(self._distiller.changing_buffers())
-        if not trainer.scheduler_steps_each_batch:
+        if not trainer.scheduler_steps_each_batch and not self._own_schedule:
             step_after_epoch(trainer.scheduler)
         trainer.state.epoch, trainer.state.step = trainer.state.epoch + 1, 0
         trainer.progress.set_epoch(min(self.epoch, trainer.epochs))
@@ -178,7 +184,9 @@ class Distillation:
 
     @property
     def scheduler(self) -> torch.optim.lr_scheduler.LRScheduler:
-        """The schedule of the learning rate, which is there as the optimizer is."""
+        """The schedule of the learning rate, which is there as the optimizer is; not with ``lr_scheduler=None``."""
+        if self._own_schedule:
+            raise ConfigError("lr_scheduler=None: the schedule is the loop's own")
         return self._built().scheduler
 
     # ---- state --------------------------------------------------------------------------------------------------------
@@ -189,25 +197,37 @@ class Distillation:
         Plain values and tensors, as torch.save and ``torch.load(..., weights_only=True)`` take them. Every rank must call it.
         """
         trainer = self._built()
-        loop = {"image_shape": tuple(trainer.train_loader.image_shape), "config": self.config.dump()}
-        return trainer.state.state_dict() | {"loop": loop}
+        return trainer.state.state_dict() | {"loop": self._loop(trainer.train_loader.image_shape)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` returned, bit for bit; the batches are the loop's to repeat.
 
         Raises ConfigError for a state of other settings or of something else.
         """
-        loop = state.get("loop")
-        if not isinstance(loop, Mapping) or loop.keys() != {"image_shape", "config"}:
+        loop = state.get("loop") if isinstance(state, Mapping) else None
+        if not isinstance(loop, Mapping) or loop.keys() != self._loop(()).keys():
             raise ConfigError("not a state of Distillation: give what state_dict() returned")
         changed = changes_refused_on_resume(loop["config"], self.config)
+        changed += [f"{name}: {loop[name]} -> {now}" for name, now in self._fixed(state).items() if loop[name] != now]
         if changed:
             raise ConfigError(f"the state was saved with other settings: {listing(changed, '; ')}")
         trainer = self._trainer or self._build(tuple(loop["image_shape"]))
+        check_state(state, trainer)
         trainer.state.load_state_dict(state)
         trainer.progress.set_epoch(min(self.epoch, trainer.epochs))
 
-    # ---- building and checks --------------------------------------------------------------------------------------------
+    def _loop(self, image_shape: Sequence[int]) -> dict[str, Any]:
+        """What a state says of the loop that it was saved in."""
+        about = {"steps_per_epoch": self.steps_per_epoch or 0, "own_schedule": self._own_schedule}
+        return about | {"image_shape": tuple(image_shape), "config": self.config.dump()}
+
+    def _fixed(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """What may not differ from the loop of a state; the steps of an epoch may, at its end and but for ``onecycle``."""
+        fixed = self._loop(())
+        inside = state["step"] or self.config.SOLVER.LR_SCHEDULER == "onecycle"
+        return {name: fixed[name] for name in ("own_schedule", *(["steps_per_epoch"] if inside else []))}
+
+    # ---- building --------------------------------------------------------------------------------------------
 
     @property
     def _device(self) -> torch.device:
@@ -227,7 +247,7 @@ class Distillation:
                 Note,
                 stacklevel=3,
             )
-        if config.SOLVER.LR_SCHEDULER == "onecycle" and not self.steps_per_epoch:
+        if config.SOLVER.LR_SCHEDULER == "onecycle" and not self.steps_per_epoch and not self._own_schedule:
             raise ConfigError("lr_scheduler='onecycle' changes the learning rate each step: give steps_per_epoch=len(loader)")
         if distiller.needs_index and distiller.train_labels is None:
             raise ConfigError(f"{config.DISTILLER.TYPE} needs the labels of the training set: give train_labels=...")
@@ -252,27 +272,6 @@ class Distillation:
         self._classes = self.predict(torch.zeros(1, *image_shape)).shape[1]
         return trainer
 
-    def _check_batch(self, images: Tensor, labels: Tensor, index: Tensor | None) -> None:
-        views, method = len(self._distiller.views), self.config.DISTILLER.TYPE
-        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
-            kinds = f"{type(images).__name__} and {type(labels).__name__}"
-            raise ConfigError(f"step(images, labels) takes tensors, not {kinds}")
-        wanted = "[N, 3, H, W]" if views == 1 else f"[N, {views}, 3, H, W], the views {listing(self._distiller.views)}"
-        if images.ndim != 4 + (views > 1) or (views > 1 and images.shape[1] != views) or not len(images):
-            raise ConfigError(f"{method} takes images {wanted}, not {list(images.shape)}")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            kind = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
-            raise ConfigError(f"labels must be int64 [{len(images)}], one for each image, not {kind}")
-        if (index is None) == self._distiller.needs_index:
-            needs = "needs the positions of the images in the training set" if index is None else "takes no positions of images"
-            raise ConfigError(f"{method} {needs}: step(images, labels{', index' if index is None else ''})")
-
-    def _check_classes(self, labels: Tensor) -> None:
-        # Of labels on a GPU it would synchronise the device, which reports them itself.
-        if labels.device.type == "cpu" and not (labels.min() >= 0 and labels.max() < self._classes):
-            found = f"{int(labels.min())} to {int(labels.max())}"
-            raise ConfigError(f"labels must lie in 0..{self._classes - 1}, the student's classes, not {found}")
-
     def _check_finite(self, losses: Mapping[str, Tensor]) -> None:
         if not is_finite(torch.stack(list(losses.values())), self._distiller):
             values = ", ".join(f"{name} = {float(value):.4g}" for name, value in losses.items())
@@ -280,20 +279,3 @@ class Distillation:
                 f"the loss or a weight is not finite in epoch {self.epoch} ({values}): load an earlier state, and choose a "
                 "lower lr or weight of the loss, or a longer warm-up"
             )
-
-
-def _check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
-    for role, network in (("student", student), ("teacher", teacher)):
-        if network is None and role == "teacher":
-            continue
-        if not isinstance(network, nn.Module):
-            raise ConfigError(f"the {role} must be a torch.nn.Module, not {type(network).__name__}")
-        if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            raise ConfigError(
-                f"the {role} is wrapped in {type(network).__name__}, which knows one backward pass a step: give its .module; "
-                "gradients are summed over the ranks here"
-            )
-    if not any(parameter.requires_grad for parameter in student.parameters()):
-        raise ConfigError("the student has no parameter to train (requires_grad)")
-    if teacher is student:
-        raise ConfigError("student and teacher are the same module; freezing the teacher would freeze the student")
