@@ -15,7 +15,6 @@ import contextlib
 import re
 import shlex
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,17 +120,11 @@ def print_list() -> None:
         "models of other libraries, for any data set": ["torchvision/<name>", "timm/<name>"],
     }
     for title, entries in names.items():
-        print(f"{title}:\n{_wrapped(entries)}")
+        print(f"{title}:\n  {' '.join(entries)}")
     print("configs (--cfg):")
     for folder in sorted(CONFIGS.glob("*/*/")):
         names_there = sorted(file.name for file in folder.glob("*.yaml"))
-        print(_wrapped([f"{config_word(folder)}/:", *names_there]))
-
-
-def _wrapped(words: Iterable[str]) -> str:
-    """Words in indented lines of up to 80 columns."""
-    text = " ".join(words)
-    return textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+        print(f"  {config_word(folder)}/: {' '.join(names_there)}")
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def test_eval_py_evaluates_or_ends_in_one_line(
     fuzz: Fuzz, folder: Path, glyphs_root: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = create_plain_loader("glyphs", root=glyphs_root, batch_size=2, limit=2)
-    monkeypatch.setattr(build, "build_plain_loader", lambda *_: few)  # the data sets are not what is tried here
+    monkeypatch.setattr(build, "build_plain_loader", lambda *_, **options: few)  # the data sets are not what is tried here
     whole = teacher_file.read_bytes()
     (folder / "cut").write_bytes(whole[:999])
     (folder / "flipped").write_bytes(whole[:5000] + b"\xff" + whole[5001:])
