@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp
 
 from mdistiller_ext.data import InMemoryLoader
+from mdistiller_ext.deployment import Classifier
 from mdistiller_ext.distillers.outputs import LogitsOnly, Output
 from mdistiller_ext.trainers.base import BaseTrainer
 from mdistiller_ext.trainers.step import loss_of
@@ -41,18 +42,6 @@ from .growth import Cell, measure
 
 Ways = dict[str, Callable[[], object]]
 BATCH, TOGETHER = 64, 4  # images of a step; batches that the teacher sees at once, at most
-
-
-class Logits(nn.Module):
-    """A network that returns logits alone, so that a compiler need not keep the features."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images)[0]
-        return logits
 
 
 class WithoutFeatures(nn.Module):
@@ -149,7 +138,7 @@ class Bench:
         }, steps
 
     def compiled_teachers(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        logits = Logits(self.trainer().distiller.inference_network()).eval()
+        logits = Classifier(self.trainer().distiller.inference_network()).eval()
         torch.jit.enable_onednn_fusion(True)
         with torch.no_grad():
             made = {"eager": logits, "jit, oneDNN fusion": torch.jit.freeze(torch.jit.trace(logits, self.images))}
