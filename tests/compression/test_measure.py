@@ -85,7 +85,7 @@ def test_a_run_without_a_teacher_has_a_student_only(runs: Path, tmp_path: Path) 
     assert finished.status == 0, finished.err
     assert "the run has no teacher" in finished.out
     assert all(gain.teacher is None and gain.ratio is None for gain in read_gains(tmp_path / "compression.csv"))
-    assert "same 20 test images" in " ".join(finished.out.split())
+    assert "student (last epoch) on 20 test images" in " ".join(finished.out.split())
 
 
 def test_configurations_are_measured_before_training(tmp_path: Path) -> None:
