@@ -16,9 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import checkpoint
 from .command import Parser, run_command
-from .data import cifar100, tiny_imagenet
 from .errors import ConfigError, CorruptFileError
 from .fetch import fetch_archive, fetch_torchvision_weights
 from .models import list_models, pretrained_url
@@ -34,25 +32,26 @@ class Source:
     md5: str = ""
 
 
-SOURCES = {
-    "cifar100": Source(
-        url=cifar100.URL,
-        root="data",
-        folder=cifar100.FOLDER,
-        md5=cifar100.MD5,
-    ),
-    "tiny_imagenet": Source(
-        url=tiny_imagenet.URL,
-        root="data",
-        folder=tiny_imagenet.FOLDER,
-        md5=tiny_imagenet.MD5,
-    ),
-    "teachers": Source(
-        url=cifar100.TEACHERS_URL,
-        root="download_ckpts",
-        folder="cifar_teachers",
-    ),
-}
+# Functions, since data sets import torch, which takes over a second: --help answers without it.
+def _cifar100() -> Source:
+    from .data import cifar100
+
+    return Source(url=cifar100.URL, root="data", folder=cifar100.FOLDER, md5=cifar100.MD5)
+
+
+def _tiny_imagenet() -> Source:
+    from .data import tiny_imagenet
+
+    return Source(url=tiny_imagenet.URL, root="data", folder=tiny_imagenet.FOLDER, md5=tiny_imagenet.MD5)
+
+
+def _teachers() -> Source:
+    from .data import cifar100
+
+    return Source(url=cifar100.TEACHERS_URL, root="download_ckpts", folder="cifar_teachers")
+
+
+SOURCES = {"cifar100": _cifar100, "tiny_imagenet": _tiny_imagenet, "teachers": _teachers}
 IMAGENET_ROOT = Path("download_ckpts", "imagenet_teachers")
 
 
@@ -88,7 +87,7 @@ def download_archive(what: str, root: Path | None = None, url: str | None = None
     Args:
         url, md5: used instead of the known ones; an empty ``md5`` skips the check.
     """
-    source = SOURCES[what]
+    source = SOURCES[what]()
     root = Path(source.root) if root is None else root
     folder = root / source.folder
     if folder.exists():
@@ -106,6 +105,8 @@ def download_archive(what: str, root: Path | None = None, url: str | None = None
 
 def read_teachers(folder: Path) -> list[str]:
     """Load all teachers of a folder; returns their names. Raises CorruptFileError if one cannot be read or there are none."""
+    from . import checkpoint  # imports torch
+
     files = sorted(folder.glob("*/*.pth"))
     if not files:
         raise CorruptFileError(f"{folder.absolute()} holds no teachers (*/*.pth). Delete it and get it anew")

@@ -164,8 +164,10 @@ def main() -> None:
     from .reporting.table import csv_text
 
     files = find_images(arguments.images)
-    if arguments.csv is not None:
-        Path(arguments.csv).parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    if arguments.csv is not None:  # before the work, not after it
+        if Path(arguments.csv).is_dir():
+            raise ConfigError(f"--csv {arguments.csv} is a folder: name a file")
+        Path(arguments.csv).parent.mkdir(parents=True, exist_ok=True)
     predictions = predict(
         open_student(arguments.run),
         files,

@@ -50,7 +50,7 @@ TEACHERS = {f"cifar_teachers/{name}_vanilla/ckpt_epoch_240.pth": teacher() for n
 def test_the_known_archives_are_torchvisions() -> None:
     from torchvision import datasets
 
-    source, reference = download.SOURCES["cifar100"], datasets.CIFAR100
+    source, reference = download.SOURCES["cifar100"](), datasets.CIFAR100
     assert (source.url, source.md5, source.folder) == (reference.url, reference.tgz_md5, reference.base_folder)
     assert source.url.endswith(reference.filename)
 
@@ -59,7 +59,7 @@ def test_the_known_archives_are_torchvisions() -> None:
 def test_a_data_set_comes_from_a_mirror_and_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
-    folder, mirror = download.SOURCES[what].folder, tmp_path / ("m.zip" if what == "tiny_imagenet" else "m.tar.gz")
+    folder, mirror = download.SOURCES[what]().folder, tmp_path / ("m.zip" if what == "tiny_imagenet" else "m.tar.gz")
     if what == "tiny_imagenet":
         with zipfile.ZipFile(mirror, "w") as zipped:
             zipped.writestr(f"{folder}/wnids.txt", "n1")

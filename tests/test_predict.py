@@ -17,6 +17,7 @@ from mdistiller_ext.config import load_config
 from mdistiller_ext.data import create_plain_loader
 from mdistiller_ext.data.rendering import CHARACTERS
 from mdistiller_ext.deployment import open_student
+from tests.support.configs import write
 from tests.support.programs import Finished, run_main
 from tests.support.runs import assert_one_line_error
 
@@ -135,10 +136,12 @@ def test_a_name_that_is_not_utf_8_keeps_its_bytes_in_the_csv(trained: Path, imag
         ),
         ("{run} {images} --top 101", "--top must be between 1 and 100, the number of the student's classes, not 101"),
         ("{run} {images} --top 0", "--top must be at least 1, not 0"),
+        ("{run} {corrupt} --csv {tmp}", "--csv {tmp} is a folder: name a file"),
         ("{run} {images} --batch-size 0", "batch_size must be at least 1, got 0"),
         ("{run}", "the following arguments are required: IMAGE"),
     ],
 )
 def test_a_mistake_is_one_line(trained: Path, images: Path, tmp_path: Path, words: str, message: str) -> None:
-    places = {"run": trained, "images": images, "tmp": tmp_path}
+    corrupt = write(tmp_path / "corrupt.txt", "no image")  # its own message, if it is read
+    places = {"run": trained, "images": images, "tmp": tmp_path, "corrupt": corrupt}
     assert_one_line_error(run_predict(*words.format(**places).split()), message.format(**places))

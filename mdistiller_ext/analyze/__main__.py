@@ -37,6 +37,8 @@ def main() -> None:
     _add_common(every)
     every.add_argument("--limit", type=int, help="number of images of each analysis; by default its own, 0: all")
     arguments = parser.parse_args()
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     load_plugins(arguments.plugin)
     if arguments.upstream is not None:
         from ..bridge.theirs import Upstream

@@ -44,6 +44,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     load_plugins(arguments.plugin)
     from ..acceleration import choose_device  # slow to import: it imports torch
     from .files import show, write_gains

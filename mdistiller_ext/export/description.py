@@ -63,6 +63,8 @@ def beside(file: Path) -> Path:
 def check(file: Path) -> dict[str, Any]:
     """Read the description beside an exported file.
 
+    Returns the description, which has at least ``format``, ``sha256``, ``architecture`` and ``dataset``.
+
     Raises:
         MissingFileError: one of both does not exist.
         CorruptFileError: the description is none, or describes another file.
@@ -73,14 +75,14 @@ def check(file: Path) -> dict[str, Any]:
             raise MissingFileError(f"{each.absolute()} does not exist; an exported student is a file and its description")
     try:
         description = json.loads(beside(file).read_text(encoding="utf-8"))
-        form, sha256 = str(description["format"]), description["sha256"]
+        form, sha256, *_ = (str(description[key]) for key in ("format", "sha256", "architecture", "dataset"))
     except (ValueError, TypeError, LookupError) as error:
         raise CorruptFileError(f"{beside(file)} is no description of an exported student: export the run anew") from error
     format_named(form)  # raises for a format of a later version
     if sha256_of(file) != sha256:
         raise CorruptFileError(
             f"{file} is not the file that {beside(file).name} describes (SHA-256 {sha256_of(file)[:12]}..., not "
-            f"{str(sha256)[:12]}...): files of two exports are mixed, or it has changed. Export the run anew"
+            f"{sha256[:12]}...): files of two exports are mixed, or it has changed. Export the run anew"
         )
     return dict(description)
 

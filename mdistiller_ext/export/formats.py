@@ -146,7 +146,7 @@ class TorchExport(Format):
 
 
 class StateDict(Format):
-    """A state_dict under ``model``, as mdistiller saves."""
+    """A state_dict under ``model``, as mdistiller saves; ``description`` is beside it."""
 
     suffix = ".pth"
 
@@ -156,7 +156,7 @@ class StateDict(Format):
     def save(self, content: Any, file: Path, description: Mapping[str, Any]) -> None:
         from ..checkpoint import save
 
-        save(file, {"model": content})
+        save(file, {"model": content, "description": dict(description)})
 
     def read(self, file: Path) -> Any:
         """The content of a file, for `weights.load_state_dict`."""

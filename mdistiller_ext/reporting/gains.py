@@ -144,9 +144,10 @@ def about(gains: Sequence[Gain]) -> list[str]:
     timed = [gain for gain in gains if gain.quantity == "latency"]
     if timed:
         rounds, where = _each(gain.n for gain in timed), _each(gain.measured_on for gain in timed)
+        turns = ", in each of which student and teacher take turns; the ratio is taken within a round"
         lines.append(
-            f"latency: median [quartiles] over {rounds} rounds, in each of which student and teacher take turns; the ratio is "
-            f"taken within a round. Eval mode, torch.inference_mode, images on the device. {where}."
+            f"latency: median [quartiles] over {rounds} rounds{turns if _with_teacher(timed) else ''}. Eval mode, "
+            f"torch.inference_mode, images on the device. {where}."
         )
     tested = [gain for gain in gains if gain.quantity == "top-1"]
     if tested:
@@ -154,14 +155,17 @@ def about(gains: Sequence[Gain]) -> list[str]:
         seeds = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else str(max(counts))
         means = f" Mean ± standard deviation over {seeds} seeds." if max(counts) > 1 else ""
         images, epoch = _each(gain.n for gain in tested), _each(gain.measured_on for gain in tested)
-        lines.append(
-            f"top-1: of student ({epoch}) and teacher on the same {images} test images, both measured in float32.{means}"
-        )
+        who = f"student ({epoch}) and teacher on the same" if _with_teacher(tested) else f"student ({epoch}) on"
+        lines.append(f"top-1: of {who} {images} test images, measured in float32.{means}")
         if "best epoch" in epoch:
             lines.append("The best epoch was chosen on the test images: its top-1 is an overestimate.")
     if any(gain.teacher is None for gain in gains):
         lines.append("–: the run has no teacher (method NONE), or one that is not known here.")
     return lines
+
+
+def _with_teacher(gains: Iterable[Gain]) -> bool:
+    return any(gain.teacher is not None for gain in gains)
 
 
 def _each(values: Iterable[object]) -> str:
@@ -213,12 +217,13 @@ def draw_gains(gains: Sequence[Gain], width: float = COLUMN) -> Figure | None:
     ratios = [gain for gain in gains if gain.ratio is not None and gain.quantity != "throughput"]
     accuracies = [gain for gain in gains if gain.quantity == "top-1"]
     rows = len({gain.name for gain in ratios}) * len(places), len({(gain.networks, gain.method) for gain in accuracies})
-    parts = zip((_draw_ratios, _draw_accuracies), (ratios, accuracies), (0.6 + 0.24 * each for each in rows), strict=True)
+    parts = zip((_draw_ratios, _draw_accuracies), (ratios, accuracies), (0.7 + 0.24 * each for each in rows), strict=True)
     panels = [part for part in parts if part[1]]
     if not panels:
         return None
     heights = [height for _, _, height in panels]
-    figure = new_figure(width, sum(heights) + 0.17 * len(places))
+    legend = [label(name, 44) for name in places]
+    figure = new_figure(width, sum(heights) + 0.2 + 0.15 * sum(entry.count("\n") + 1 for entry in legend))
     every_axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
     for (draw, shown, _), axes in zip(panels, every_axes, strict=True):
         draw(axes, shown, places)
@@ -228,7 +233,7 @@ def draw_gains(gains: Sequence[Gain], width: float = COLUMN) -> Figure | None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], linestyle="", **_dot(place)) for place in places.values()]
-    figure.legend(handles, [label(name, 44) for name in places], loc="outside lower center", frameon=False, fontsize="small")
+    figure.legend(handles, legend, loc="outside lower center", frameon=False, fontsize="small")
     return figure
 
 
@@ -275,5 +280,6 @@ def _draw_accuracies(axes: Axes, accuracies: Sequence[Gain], places: dict[str, i
     axes.set_yticks(range(len(rows)), [label(method, 22) for _, method in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.locator_params(axis="x", nbins=5)
-    axes.set_xlabel("top-1 / %, ◇ teacher")
-    axes.text(1.02, -0.75, "points", transform=axes.get_yaxis_transform(), va="center", fontsize="small")
+    axes.set_xlabel("top-1 / %, ◇ teacher" if _with_teacher(accuracies) else "top-1 / %")
+    if _with_teacher(accuracies):
+        axes.text(1.02, -0.75, "points", transform=axes.get_yaxis_transform(), va="center", fontsize="small")

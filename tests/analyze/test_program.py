@@ -12,6 +12,7 @@ import pytest
 
 from mdistiller_ext.analyze.__main__ import PROGRAM, main
 from mdistiller_ext.analyze.analysis import ANALYSES
+from tests.support.configs import write
 from tests.support.programs import Finished, run_main
 from tests.support.runs import assert_one_line_error, names
 
@@ -70,6 +71,8 @@ def test_options_are_the_arguments_of_the_function(trained: Path) -> None:
 def test_mistakes_are_one_line(trained: Path, tmp_path: Path) -> None:
     assert_one_line_error(analyze("gnsr", trained), "gnsr")
     assert_one_line_error(analyze("gsnr", tmp_path / "none"), "no such folder")
+    file = write(tmp_path / "file", "")
+    assert_one_line_error(analyze("gsnr", tmp_path / "none", "--out", file), f"File exists: '{file}'")  # before the work
     assert_one_line_error(analyze("gsnr", trained / "kd0"), "recorded no gradients", "SOLVER.RECORD")
     running = shutil.copytree(trained / "kd0", tmp_path / "running")
     (running / "summary.json").unlink()

@@ -14,6 +14,7 @@ from mdistiller_ext.compression.__main__ import PROGRAM, main
 from mdistiller_ext.config import load_config
 from mdistiller_ext.reporting.gains import GAINS_FILE, read_gains
 from mdistiller_ext.run import run_folder
+from tests.support.configs import write
 from tests.support.programs import ROOT, Finished, run_main
 from tests.support.runs import assert_one_line_error, names
 
@@ -85,7 +86,7 @@ def test_a_run_without_a_teacher_has_a_student_only(runs: Path, tmp_path: Path) 
     assert finished.status == 0, finished.err
     assert "the run has no teacher" in finished.out
     assert all(gain.teacher is None and gain.ratio is None for gain in read_gains(tmp_path / "compression.csv"))
-    assert "same 20 test images" in " ".join(finished.out.split())
+    assert "student (last epoch) on 20 test images" in " ".join(finished.out.split())
 
 
 def test_configurations_are_measured_before_training(tmp_path: Path) -> None:
@@ -102,6 +103,8 @@ def test_configurations_are_measured_before_training(tmp_path: Path) -> None:
 def test_mistakes_are_one_line(runs: Path, tmp_path: Path) -> None:
     assert_one_line_error(compression(), "name run folders, or configurations by --cfg")
     assert_one_line_error(compression(tmp_path / "none"), "no such folder")
+    file = write(tmp_path / "file", "")
+    assert_one_line_error(compression(tmp_path / "none", "--out", file), f"File exists: '{file}'")  # before a run is opened
     assert_one_line_error(compression(runs / "kd0", "--batch-sizes", 0), "--batch-sizes must be at least 1")
     assert_one_line_error(compression("--cfg", CONFIG, "--set", "DISTILLER.STUDENT", "resnet9"), "unknown model 'resnet9'")
     missing = ["--set", "DISTILLER.TEACHER_CKPT", tmp_path / "gone.pth", "--out", tmp_path]

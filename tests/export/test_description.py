@@ -19,13 +19,15 @@ from tests.support.programs import run_main
         ("a", {}, ""),
         ("b", {}, "is not the file that student.pth.json describes (SHA-256 3e23e8160039..., not ca978112ca1b...)"),
         ("a", {"format": "onxx"}, "unknown format 'onxx'; did you mean 'onnx'?"),
+        ("a", {"architecture": None}, "student.pth.json is no description of an exported student"),
         ("a", None, "student.pth.json is no description of an exported student"),
     ],
 )
-def test_check(tmp_path: Path, content: str, description: dict[str, str] | None, error: str) -> None:
+def test_check(tmp_path: Path, content: str, description: dict[str, str | None] | None, error: str) -> None:
     file = write(tmp_path / "student.pth", "a")
     own = {"format": "state_dict", "sha256": sha256_of(file), "architecture": "resnet8", "dataset": "glyphs"}
-    write(beside(file), "[]" if description is None else json.dumps(own | description))
+    changed = {key: value for key, value in (own | (description or {})).items() if value is not None}
+    write(beside(file), "[]" if description is None else json.dumps(changed))
     write(file, content)
     finished = run_main(main, "export", "--check", file)
     assert finished.status == (2 if error else 0)

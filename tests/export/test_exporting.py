@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from mdistiller_ext import checkpoint
 from mdistiller_ext.build import build_trainer
 from mdistiller_ext.config import load_config
 from mdistiller_ext.deployment import open_student
+from mdistiller_ext.errors import CorruptFileError
 from mdistiller_ext.export.__main__ import main
+from mdistiller_ext.export.description import beside, check
 from mdistiller_ext.export.exporting import export_student
 from mdistiller_ext.export.formats import FORMATS, ExportError, StateDict, as_strings
 from mdistiller_ext.models import create_model
@@ -119,8 +122,8 @@ def test_the_lines_crop_load_plugins_and_name_features_where_the_run_did(
     predict_elsewhere(finished, run, tmp_path / "elsewhere", monkeypatch)
 
 
-def embedded(file: Path) -> dict[str, str] | None:
-    """The description within a file, its values as strings; None for a state_dict, which has no place for it."""
+def embedded(file: Path) -> dict[str, str]:
+    """The description within a file, its values as strings."""
     if file.suffix == ".onnx":
         return {entry.key: entry.value for entry in onnx.load(file).metadata_props}
     if file.suffix == ".safetensors":
@@ -130,7 +133,7 @@ def embedded(file: Path) -> dict[str, str] | None:
         extra = {"description.json": ""}
         torch.export.load(file, extra_files=extra)
         return as_strings(json.loads(extra["description.json"]))
-    return None
+    return as_strings(torch.load(file, weights_only=True)["description"])
 
 
 def test_the_description_is_beside_the_file_and_within_it(simkd: Path, exported: tuple[Path, Finished]) -> None:
@@ -138,10 +141,19 @@ def test_the_description_is_beside_the_file_and_within_it(simkd: Path, exported:
     assert {each.name for each in file.parent.iterdir()} == {file.name, f"{file.name}.json"}
     description = json.loads((file.parent / f"{file.name}.json").read_text(encoding="utf-8"))
     assert description.pop("sha256") == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert embedded(file) in (as_strings(description), None)
+    assert embedded(file) == as_strings(description)
     assert description["weights"]["sha256"] == hashlib.sha256((simkd / "student_best").read_bytes()).hexdigest()
     assert description["classes"] == list(open_student(simkd).classes)
     assert 0 <= description["largest_difference"] < 1e-4
+
+
+def test_the_description_of_another_export_of_the_same_weights_is_found(tmp_path: Path) -> None:
+    run = untrained_run(tmp_path)
+    for form in ("state_dict", "safetensors"):  # whose weights are the same for images of any size
+        small, large = (export_student(run, form, out=tmp_path / f"{form}{size}", image_size=size) for size in (32, 40))
+        shutil.copy(beside(large.file), beside(small.file))
+        with pytest.raises(CorruptFileError, match="is not the file that"):
+            check(small.file)
 
 
 def test_onnx_takes_batches_of_any_size_and_other_images_sizes(tmp_path: Path) -> None:

@@ -12,7 +12,16 @@ from mdistiller_ext.compression.files import show
 from mdistiller_ext.errors import CorruptFileError
 from mdistiller_ext.network_cost import NetworkCost, Pair
 from mdistiller_ext.reporting.drawing import style, svg_text
-from mdistiller_ext.reporting.gains import Gain, cost_gains, draw_gains, gain_rows, gains_text, read_gains, share_teachers
+from mdistiller_ext.reporting.gains import (
+    Gain,
+    about,
+    cost_gains,
+    draw_gains,
+    gain_rows,
+    gains_text,
+    read_gains,
+    share_teachers,
+)
 
 SMALL, LARGE = NetworkCost(1000, 2_500_000, 4321), NetworkCost(4000, 5_000_000_000, 1_234_567)
 PAIR = Pair("glyphs", 100, 32, "small", "large", SMALL, LARGE)
@@ -97,3 +106,21 @@ def test_the_picture_says_the_ratios_and_the_lost_points() -> None:
         "large → small, glyphs (32×32, 100 classes)",
     } <= texts
     assert draw_gains(cost_gains(dataclasses.replace(PAIR, teacher="", teacher_cost=None))) is None
+
+
+def test_a_student_alone_is_legible_and_no_teacher_is_named() -> None:
+    alone = [dataclasses.replace(top1("student alone", 0, 80.0), teacher=None, networks="torchvision/" + str(PAIR))]
+    with style():
+        figure = draw_gains(alone)
+        assert figure is not None
+        figure.draw_without_rendering()
+    (axes,), (legend,) = figure.axes, figure.legends
+    panel, below = axes.get_tightbbox(), legend.get_window_extent()
+    assert panel is not None
+    assert panel.y0 >= below.y1  # its tick labels and the name of its axis are above the legend
+    assert below.y0 >= 0
+    assert axes.get_window_extent().height > 0.2 * figure.dpi
+    assert axes.get_xlabel() == "top-1 / %"
+    text = " ".join(about([*alone, dataclasses.replace(latency(1, 2.0, 1.0), teacher=None)])).partition("–:")[0]
+    assert "top-1: of student (a CPU, 2 cores) on 20 test images, measured in float32." in text
+    assert "teacher" not in text

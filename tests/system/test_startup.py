@@ -50,6 +50,7 @@ def imported(finished: Finished) -> set[str]:
         "-m mdistiller_ext.bridge --help",
         f"-c '{CONSOLE_SCRIPT}' --help",
         f"-c '{CONSOLE_SCRIPT}' train --help",
+        "-m mdistiller_ext.download --help",
         "-m mdistiller_ext.predict --help",
         "-m mdistiller_ext.export --help",
         "-m mdistiller_ext.compression --help",
