@@ -269,7 +269,8 @@ class Distillation:
         for module in distiller.modules():  # the method's own, which were built in eval mode
             module.training = module.training if module in given else True
         self._trainer = trainer
-        self._classes = self.predict(torch.zeros(1, *image_shape)).shape[1]
+        weight = next(self.student.parameters())
+        self._classes = self.predict(weight.new_zeros(1, *image_shape)).shape[1]
         return trainer
 
     def _check_finite(self, losses: Mapping[str, Tensor]) -> None:
