@@ -113,7 +113,7 @@ def accelerate(
                 f"{listing(dict.fromkeys(hooked))}"
             )
         elif changed:
-            images = torch.zeros(2, *image_shape, device=device)
+            images = next(teacher.parameters()).new_zeros(2, *image_shape)
             accelerated = InferenceNetwork(teacher, images, distiller.autocast, fold=fold_teacher)
             distiller.inference_path = InferencePath(teacher, accelerated)
     if compile_networks:

@@ -94,3 +94,13 @@ def test_the_teacher_is_folded_whatever_its_outputs_are() -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     for found, expected in zip(folded(images), adapter(images), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_networks_may_be_in_float64() -> None:
+    losses = []
+    for kind in (torch.float32, torch.float64):
+        student, teacher = (network.to(kind) for network in networks())
+        own = Distillation("DKD", student, teacher, trainer="deepkd", steps_per_epoch=0)
+        images, labels = batches(1)[0]
+        losses.append({name: float(value) for name, value in own.step(images.to(kind), labels).items()})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
