@@ -93,8 +93,9 @@ class Distillation:
         check_arguments(steps_per_epoch, image_shape, train_labels)
         self.student, self.teacher = student, teacher
         self._own_schedule = settings.get("lr_scheduler", "") is None
-        if self._own_schedule:
+        if self._own_schedule:  # a constant rate, whatever ``cfg`` says
             del settings["lr_scheduler"]
+            settings |= {"SOLVER.LR_SCHEDULER": "step", "SOLVER.WARMUP_EPOCHS": 0}
         self.config = load_arguments(method, trainer, settings, cfg=cfg)
         self.steps_per_epoch = steps_per_epoch
         self.logits: Tensor | None = None
@@ -146,7 +147,7 @@ class Distillation:
         state.step += 1
         if state.step % _FINITE_CHECK_STEPS == 1:
             self._check_finite(losses)
-        if trainer.scheduler_steps_each_batch and not self._own_schedule:
+        if trainer.scheduler_steps_each_batch:
             trainer.scheduler.step()
         if state.step == self.steps_per_epoch:
             self.end_epoch()
@@ -247,7 +248,7 @@ class Distillation:
                 Note,
                 stacklevel=3,
             )
-        if config.SOLVER.LR_SCHEDULER == "onecycle" and not self.steps_per_epoch and not self._own_schedule:
+        if config.SOLVER.LR_SCHEDULER == "onecycle" and not self.steps_per_epoch:
             raise ConfigError("lr_scheduler='onecycle' changes the learning rate each step: give steps_per_epoch=len(loader)")
         if distiller.needs_index and distiller.train_labels is None:
             raise ConfigError(f"{config.DISTILLER.TYPE} needs the labels of the training set: give train_labels=...")

@@ -118,8 +118,10 @@ def test_groups_of_parameters_have_their_own_rate_and_decay() -> None:
     assert [group["lr"] for group in own.optimizer.param_groups] == pytest.approx([0.01, 0.0, 0.05])
 
 
-def test_a_schedule_of_the_loop_is_not_disturbed() -> None:
-    own = Distillation("KD", *networks(), steps_per_epoch=1, lr=0.1, lr_scheduler=None, image_shape=(3, 8, 8))
+def test_a_schedule_of_the_loop_is_not_disturbed(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("SOLVER: {LR: 0.1, LR_SCHEDULER: onecycle, WARMUP_EPOCHS: 2}")
+    own = Distillation("KD", *networks(), cfg=recipe, steps_per_epoch=1, lr_scheduler=None, image_shape=(3, 8, 8))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(own.optimizer, T_max=4)
     rates = []
     for images, labels in batches(4):
