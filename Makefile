@@ -15,8 +15,8 @@ compare: $(VENV)/installed  ## a plain student, KD, DKD and DeepKD on glyphs, an
 	$(PY) -m mdistiller_ext.study report output/compare
 	@echo "open output/compare/report/report.html in a browser"
 
-test: $(VENV)/installed-dev  ## the whole test suite
-	$(PY) -m pytest -n 2 --dist worksteal
+test: $(VENV)/installed-dev  ## the whole test suite (under 10 minutes on 2 cores)
+	$(PY) -m pytest -n 3 --dist worksteal  # a third process works while tests of the others wait for programs
 
 soak: $(VENV)/installed-dev  ## kills, damaged bytes, bad inputs and several processes at length (under 20 minutes)
 	$(PY) -m pytest --soak -n 2 --dist loadfile tests/system/faults tests/system/fuzz tests/test_distributed.py tests/system/test_torchrun.py
