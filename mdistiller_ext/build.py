@@ -22,6 +22,7 @@ from .memory import shortage
 from .models import check_model_name, create_model
 from .models.features import return_modules
 from .naming import file_name
+from .networks import create_network
 from .registry import DISTILLERS, TRAINERS
 from .rng import be_deterministic, seed_generators
 from .run import NoteRecorder, Resume, Run, RunIdentity, check_resumable, load_checkpoint
@@ -99,19 +100,14 @@ def _data_options(config: CfgNode, device: torch.device) -> dict[str, Any]:
     }
 
 
-def build_model(name: str, loader: Loader, *, dataset: str, init: str = "default") -> nn.Module:
-    """Create network ``name`` for the image size and classes of a loader; ``init`` as in :func:`create_model`."""
-    size = loader.image_shape[-1]
-    return create_model(name, dataset=dataset, num_classes=loader.num_classes, image_size=size, init=init)
+def build_model(name: str, loader: Loader, *, dataset: str) -> nn.Module:
+    """Create network ``name`` for the image size and classes of a loader."""
+    return create_model(name, dataset=dataset, num_classes=loader.num_classes, image_size=loader.image_shape[-1])
 
 
 def build_student(config: CfgNode, loader: Loader) -> nn.Module:
     """The configured student, randomly initialised."""
-    settings = config.DISTILLER
-    student = build_model(settings.STUDENT, loader, dataset=config.DATASET.TYPE, init=settings.STUDENT_INIT)
-    if settings.STUDENT_FEATURES:
-        return_modules(student, settings.STUDENT_FEATURES, "DISTILLER.STUDENT_FEATURES")
-    return student
+    return create_network(config, "STUDENT", loader.num_classes, loader.image_shape[-1])
 
 
 def build_teacher(config: CfgNode, loader: Loader, weights: Path) -> nn.Module:

@@ -14,11 +14,10 @@ from yacs.config import CfgNode
 
 from . import checkpoint
 from .config import load_config
-from .data import DataIdentity, dataset_entry
+from .data import DataIdentity, dataset_entry, names_of_classes
 from .data.preprocessing import Preprocessing, preprocessing
 from .errors import ConfigError, MissingFileError, listing
-from .models import ZOO_IMAGE_SIZE, create_model
-from .models.features import return_modules
+from .networks import create_network, image_size
 from .weights import load_state_dict
 
 
@@ -92,24 +91,12 @@ def open_student(run: str | Path) -> DeployedStudent:
     count = len(names) if names is not None else config.DATASET.NUM_CLASSES or dataset.num_classes
     if count is None:
         raise ConfigError(f"{weights} does not say its number of classes: give DATASET.NUM_CLASSES in the run's config.yaml")
-    settings = config.DATASET
-    zoo_size = ZOO_IMAGE_SIZE[dataset.zoo]
-    prepare = preprocessing(dataset, zoo_size, image_size=settings.IMAGE_SIZE, mean=settings.MEAN, std=settings.STD)
-    network = untrained_student(config, count, prepare.crop)
+    prepare = preprocessing(dataset, image_size(config), mean=config.DATASET.MEAN, std=config.DATASET.STD)
+    network = create_network(config, "STUDENT", count, prepare.crop)
     load_state_dict(network, content, weights)
-    classes = names if names is not None else tuple(map(str, range(count)))
+    classes = names_of_classes(identity, count)
     sha256 = hashlib.sha256(raw).hexdigest()
     return DeployedStudent(Classifier(network).eval(), classes, prepare, config, weights, sha256)
-
-
-def untrained_student(config: CfgNode, num_classes: int, image_size: int) -> nn.Module:
-    """The student's network with random weights; loading a student's weights attaches what a method adds to it."""
-    network = create_model(
-        config.DISTILLER.STUDENT, dataset=config.DATASET.TYPE, num_classes=num_classes, image_size=image_size
-    )
-    if config.DISTILLER.STUDENT_FEATURES:
-        return_modules(network, config.DISTILLER.STUDENT_FEATURES, "DISTILLER.STUDENT_FEATURES")
-    return network
 
 
 def _settings(folder: Path) -> CfgNode:

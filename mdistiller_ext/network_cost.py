@@ -17,8 +17,8 @@ from .config import hyper_parameters
 from .distillers import Distiller, create_distiller
 from .errors import UserError
 from .evaluate import eval_mode
-from .models import ZOO_IMAGE_SIZE, ZOO_NUM_CLASSES, create_model
-from .models.features import return_modules
+from .models import ZOO_NUM_CLASSES, create_model
+from .networks import create_network, image_size
 from .registry import DATASETS, DISTILLERS
 
 
@@ -94,8 +94,7 @@ def classes_and_size(config: CfgNode, data: dict[str, Any] | None = None) -> tup
     """Number of classes, and edge of an image in pixels, as far as settings and fingerprint tell; else those of the zoo."""
     settings, entry = config.DATASET, DATASETS.get(config.DATASET.TYPE)
     known = (data or {}).get("classes") or settings.NUM_CLASSES or getattr(entry, "num_classes", None)
-    size = settings.IMAGE_SIZE or getattr(entry, "image_size", ZOO_IMAGE_SIZE[entry.zoo])
-    return known or ZOO_NUM_CLASSES[entry.zoo], size
+    return known or ZOO_NUM_CLASSES[entry.zoo], image_size(config)
 
 
 def create_networks(config: CfgNode, data: dict[str, Any] | None = None) -> tuple[nn.Module, nn.Module | None]:
@@ -103,17 +102,11 @@ def create_networks(config: CfgNode, data: dict[str, Any] | None = None) -> tupl
 
     Raises UserError if they cannot be built.
     """
-    settings = config.DISTILLER
+    name = config.DISTILLER.TYPE
     classes, size = classes_and_size(config, data)
-
-    def create(role: str) -> nn.Module:
-        network = create_model(settings[role], dataset=config.DATASET.TYPE, num_classes=classes, image_size=size)
-        if settings[f"{role}_FEATURES"]:
-            return_modules(network, settings[f"{role}_FEATURES"], f"DISTILLER.{role}_FEATURES")
-        return network.eval()
-
-    student, teacher = create("STUDENT"), create("TEACHER") if DISTILLERS.get(settings.TYPE).needs_teacher else None
-    method = create_distiller(settings.TYPE, student, teacher, **hyper_parameters(config, settings.TYPE))
+    student = create_network(config, "STUDENT", classes, size).eval()
+    teacher = create_network(config, "TEACHER", classes, size).eval() if DISTILLERS.get(name).needs_teacher else None
+    method = create_distiller(name, student, teacher, **hyper_parameters(config, name))
     if method.needs_index:
         method.train_labels = torch.arange(classes)
     method.prepare((3, size, size))

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..build import build_loaders
-from ..data import Loader
+from ..data import Loader, names_of_classes
 from ..errors import ConfigError, listing
 from ..evaluate import eval_mode
 from ..reporting.drawing import PAGE, colour, new_figure
@@ -89,7 +89,8 @@ def teacher(
     if min(temperatures, default=0) <= 0:
         raise ConfigError(f"temperatures must be positive, got {list(temperatures)}")
     run = first_teacher(groups)
-    names = [str(name) for name in _class_names(run)]
+    loader = run.images("train")
+    names = names_of_classes(loader.identity, loader.num_classes)
     unknown = [number for number in classes if not 0 <= number < len(names)]
     if unknown:
         raise ConfigError(f"classes are numbered 0 to {len(names) - 1}, got {listing(map(str, unknown))}")
@@ -145,12 +146,6 @@ def teacher(
         pictures=pictures,
         notes=["one teacher for both augmentations, which it may have been trained with or not"],
     )
-
-
-def _class_names(run: TrainedRun) -> Sequence[object]:
-    loader = run.images("train")
-    named = loader.identity.classes if loader.identity is not None else None
-    return named or range(loader.num_classes)
 
 
 def _augmented(run: TrainedRun, limit: int, strong: Sequence[str]) -> Loader:

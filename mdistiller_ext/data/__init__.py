@@ -17,7 +17,7 @@ from ..errors import ConfigError, listing
 from ..registry import DATASETS, register_dataset
 from .augment import Augment, EnumerableAugment, check_strong, random_crop, random_crop_flip, strong_augment, view_augment
 from .base import Dataset, ImageFolderDataset, InMemoryDataset, are_three_numbers
-from .identity import DataIdentity
+from .identity import DataIdentity, names_of_classes
 from .image_transforms import evaluation_transform, training_transform, transform_in_views
 from .loader import InMemoryLoader, mix_seeds
 from .reading import list_samples, load_splits
@@ -36,6 +36,7 @@ __all__ = [
     "dataset_entry",
     "enumerable_augment",
     "mix_seeds",
+    "names_of_classes",
     "random_crop",
     "random_crop_flip",
     "register_dataset",

@@ -102,6 +102,12 @@ class DataIdentity:
         ]
 
 
+def names_of_classes(identity: DataIdentity | None, count: int) -> tuple[str, ...]:
+    """Names of ``count`` classes in the order of the labels; the numbers 0 .. count - 1 for a data set without names."""
+    named = identity.classes if identity is not None else None
+    return named if named is not None else tuple(map(str, range(count)))
+
+
 def _split_from_plain(value: object) -> SplitIdentity | None:
     if type(value) is not dict or value.keys() != {"images", "sha256"}:
         return None

@@ -35,10 +35,6 @@ class Preprocessing:
         """Resize and crop: a decoded image -> the pixels that a network sees, uint8 ``[3, crop, crop]``."""
         return evaluation_transform(self.crop, self.resize)
 
-    def pixels(self, path: str | os.PathLike[str]) -> Tensor:
-        """The pixels of an image file that a network sees, uint8 ``[3, H, W]``. Raises as `read_image`."""
-        return self.transform(read_image(path), random.Random(0))
-
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 ``[..., 3, H, W]`` -> float32 of the same shape, as in the dataloaders."""
         scale, shift = normalization(self.mean, self.std, pixels.device)
@@ -46,21 +42,18 @@ class Preprocessing:
 
     def __call__(self, path: str | os.PathLike[str]) -> Tensor:
         """A network's input ``[3, H, W]`` of an image file. Raises as `read_image`."""
-        return self.normalise(self.pixels(path))
+        return self.normalise(self.transform(read_image(path), random.Random(0)))
 
 
-def preprocessing(
-    dataset: type[Dataset], zoo_size: int, *, image_size: int = 0, mean: Sequence[float] = (), std: Sequence[float] = ()
-) -> Preprocessing:
+def preprocessing(dataset: type[Dataset], size: int, *, mean: Sequence[float] = (), std: Sequence[float] = ()) -> Preprocessing:
     """The preprocessing of a data set's test images, of image files of any size.
 
     Images of data sets that are kept in memory have the network's size; other files are resized to it and cropped.
 
     Args:
-        zoo_size: edge in pixels of the images of the data set's zoo, for a data set that names no size.
-        image_size, mean, std: the run's settings; 0 or empty for the data set's own.
+        size: edge in pixels of a network's input.
+        mean, std: the run's settings; empty for the data set's own.
     """
-    size = image_size or getattr(dataset, "image_size", zoo_size)
     resize = shorter_side(size) if issubclass(dataset, ImageFolderDataset) else size
     own = (tuple(map(float, values)) for values in (mean or dataset.mean, std or dataset.std))
     (r, g, b), (r_std, g_std, b_std) = own

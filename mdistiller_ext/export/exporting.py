@@ -114,7 +114,7 @@ def export_student(
 def _of_size(student: DeployedStudent, size: int) -> Preprocessing:
     """The preprocessing of a student for images of another size."""
     own = student.preprocessing
-    return preprocessing(dataset_entry(student.config.DATASET.TYPE), size, image_size=size, mean=own.mean, std=own.std)
+    return preprocessing(dataset_entry(student.config.DATASET.TYPE), size, mean=own.mean, std=own.std)
 
 
 def _random_batches(prepare: Preprocessing) -> list[Tensor]:

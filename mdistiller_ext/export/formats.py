@@ -165,10 +165,11 @@ class StateDict(Format):
         return load(file)
 
     def open(self, file: Path, student: DeployedStudent) -> Callable[[Tensor], Tensor]:
-        from ..deployment import Classifier, untrained_student
+        from ..deployment import Classifier
+        from ..networks import create_network
         from ..weights import load_state_dict
 
-        network = untrained_student(student.config, len(student.classes), student.preprocessing.crop)
+        network = create_network(student.config, "STUDENT", len(student.classes), student.preprocessing.crop)
         load_state_dict(network, self.read(file), file)
         return Classifier(network).eval()
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..data import Loader, WorkerLoader
+from ..data import Loader, WorkerLoader, names_of_classes
 from ..distributed import rank
 from ..errors import one_line
 from ..reporting.drawing import save_figure, save_png, style, svg_element
@@ -90,12 +90,8 @@ def write_report(folder: Path, observer: Observer, result: Mapping[str, float], 
 
 
 def class_names(loader: Loader) -> list[str]:
-    """Names of a loader's classes in the order of the labels; the numbers 0 .. C - 1 for a data set without names.
-
-    What cannot be printed is escaped: names of folders may hold any bytes.
-    """
-    names = loader.identity.classes if loader.identity is not None else None
-    return [one_line(name) for name in names] if names is not None else list(map(str, range(loader.num_classes)))
+    """Names of a loader's classes; what cannot be printed is escaped, as names of folders may hold any bytes."""
+    return [one_line(name) for name in names_of_classes(loader.identity, loader.num_classes)]
 
 
 def _notes(rows: Sequence[Row], teacher: Teacher) -> list[str]:
