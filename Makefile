@@ -15,7 +15,7 @@ compare: $(VENV)/installed  ## a plain student, KD, DKD and DeepKD on glyphs, an
 	$(PY) -m mdistiller_ext.study report output/compare
 	@echo "open output/compare/report/report.html in a browser"
 
-test: $(VENV)/installed-dev  ## the whole test suite (under 10 minutes on 2 cores)
+test: $(VENV)/installed-dev  ## the whole test suite (9 to 12 minutes on 2 cores)
 	$(PY) -m pytest -n 3 --dist worksteal  # a third process works while tests of the others wait for programs
 
 soak: $(VENV)/installed-dev  ## kills, damaged bytes, bad inputs and several processes at length (under 20 minutes)
